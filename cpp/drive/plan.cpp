@@ -1,0 +1,248 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <vector>
+
+namespace lw {
+namespace {
+
+// The counter's second word keeps the uses of one key apart: the scheme, and for stratified the draw.
+constexpr std::uint64_t kPermuteTag = 1;
+constexpr std::uint64_t kStratifiedTag = 2;
+constexpr std::uint64_t kOwnerTag = 3;
+
+constexpr std::size_t kCountersTogether = 8;  // the threefry kernel's unit
+constexpr std::size_t kQueriesPerPiece = 64;
+
+// (word * n) / 2^64 and (word * n) / 2^32: a fair share of [0, n) for each value of a uniform word.
+std::size_t scale64(std::uint64_t word, std::size_t n) {
+  const std::uint64_t high = (word >> 32) * n;
+  const std::uint64_t low = (word & 0xFFFFFFFF) * n;
+  return static_cast<std::size_t>((high + (low >> 32)) >> 32);
+}
+std::size_t scale32(std::uint32_t word, std::size_t n) {
+  return static_cast<std::size_t>(std::uint64_t{word} * n >> 32);
+}
+
+// Plans one query after another with the same buffers.
+class Planner {
+ public:
+  Planner(const Kernels& kernels, const PlanParameters& parameters, std::size_t k_pool)
+      : kernels_(kernels), p_(parameters), seen_(kSeenSlots, 0) {
+    const std::size_t padded = (k_pool + kCountersTogether) / kCountersTogether * kCountersTogether;
+    ids_.resize(padded);
+    lane_.resize(padded);
+    word0_.resize(padded);
+    word1_.resize(padded);
+    order_.resize(padded);
+    bucket_.resize(padded + 1);
+  }
+
+  // False if the pool holds an id twice.
+  bool plan(const std::int64_t* pool, std::size_t k_pool, const std::uint64_t* key, std::int64_t* lanes,
+            std::int32_t* counts) {
+    n_ = 0;
+    for (std::size_t i = 0; i < k_pool; ++i) {
+      ids_[n_] = static_cast<std::uint64_t>(pool[i]);
+      n_ += pool[i] >= 0 ? 1 : 0;
+    }
+    if (has_duplicate()) return false;
+    switch (p_.scheme) {
+      case Scheme::kPermute:
+        permute(key);
+        break;
+      case Scheme::kStratified:
+        stratify(key);
+        break;
+      case Scheme::kOwner:
+        own(key);
+        break;
+    }
+    deal(lanes, counts);
+    return true;
+  }
+
+ private:
+  static constexpr std::uint32_t kNobody = std::numeric_limits<std::uint32_t>::max();
+  static constexpr std::uint32_t kEverybody = kNobody - 1;
+  static constexpr unsigned kSeenBits = 14;
+  static constexpr std::size_t kSeenSlots = std::size_t{1} << kSeenBits;
+
+  // A table of generations finds nearly all pools clean in one pass; a full slot only means "look closely".
+  bool has_duplicate() {
+    if (++generation_ == 0) {
+      std::fill(seen_.begin(), seen_.end(), std::uint16_t{0});
+      generation_ = 1;
+    }
+    bool suspicious = false;
+    for (std::size_t i = 0; i < n_; ++i) {
+      std::uint16_t& slot = seen_[ids_[i] * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
+      suspicious |= slot == generation_;
+      slot = generation_;
+    }
+    if (!suspicious) return false;
+    std::copy_n(ids_.begin(), n_, word0_.begin());
+    const auto end = word0_.begin() + static_cast<std::ptrdiff_t>(n_);
+    std::sort(word0_.begin(), end);
+    return std::adjacent_find(word0_.begin(), end) != end;
+  }
+
+  void draw(const std::uint64_t* key, const std::uint64_t* counters, std::uint64_t tag, std::size_t n) {
+    const std::size_t padded = (n + kCountersTogether - 1) / kCountersTogether * kCountersTogether;
+    kernels_.threefry(key, counters, tag, padded, word0_.data(), word1_.data());
+  }
+
+  // lane_[rank] for the paper's scheme: the n best of the total budget in the order of (PRF(key, id), id); the first
+  // places are everybody's, the rest goes round the lanes.
+  void permute(const std::uint64_t* key) {
+    const std::size_t n = std::min(n_, p_.n_lanes * p_.k_lane);
+    std::fill(lane_.begin(), lane_.begin() + static_cast<std::ptrdiff_t>(n_), kNobody);
+    draw(key, ids_.data(), kPermuteTag, n);
+    sort_by_word0(n);
+    const std::size_t n_shared = std::min(n, p_.k_lane - p_.k_dedicated);
+    for (std::size_t i = 0; i < n_shared; ++i) lane_[order_[i]] = kEverybody;
+    const std::size_t dealt = std::min(n, n_shared + p_.n_lanes * p_.k_dedicated);
+    std::uint32_t lane = 0;
+    for (std::size_t i = n_shared; i < dealt; ++i) {
+      lane_[order_[i]] = lane;
+      lane = lane + 1 == p_.n_lanes ? 0 : lane + 1;
+    }
+  }
+
+  // order_ <- ranks sorted by (word0, id). The words are uniform, so a bucket each brings them nearly in place.
+  void sort_by_word0(std::size_t n) {
+    std::fill_n(bucket_.begin(), n + 1, 0u);
+    for (std::size_t i = 0; i < n; ++i) ++bucket_[scale64(word0_[i], n) + 1];
+    for (std::size_t b = 0; b < n; ++b) bucket_[b + 1] += bucket_[b];
+    for (std::size_t i = 0; i < n; ++i) order_[bucket_[scale64(word0_[i], n)]++] = static_cast<std::uint32_t>(i);
+    const auto before = [this](std::uint32_t a, std::uint32_t b) {
+      return word0_[a] < word0_[b] || (word0_[a] == word0_[b] && ids_[a] < ids_[b]);
+    };
+    // bucket_[b] is now the end of bucket b.
+    constexpr std::size_t kFewEnough = 16;
+    std::size_t begin = 0;
+    for (std::size_t b = 0; b < n; ++b) {
+      const std::size_t end = bucket_[b];
+      if (end - begin > kFewEnough) {
+        std::sort(order_.begin() + static_cast<std::ptrdiff_t>(begin),
+                  order_.begin() + static_cast<std::ptrdiff_t>(end), before);
+      } else {
+        for (std::size_t i = begin + 1; i < end; ++i) {
+          const std::uint32_t moved = order_[i];
+          std::size_t j = i;
+          for (; j > begin && before(moved, order_[j - 1]); --j) order_[j] = order_[j - 1];
+          order_[j] = moved;
+        }
+      }
+      begin = end;
+    }
+  }
+
+  // The best ranks are everybody's; each further run of n_lanes ranks is dealt in an order of its own, a Fisher-Yates
+  // shuffle that takes 32 bits a step: four steps from each block of the PRF.
+  void stratify(const std::uint64_t* key) {
+    const std::size_t m = p_.n_lanes;
+    const std::size_t n_shared = std::min(n_, p_.k_lane - p_.k_dedicated);
+    const std::size_t n = std::min(n_, n_shared + m * p_.k_dedicated);
+    std::fill(lane_.begin(), lane_.begin() + static_cast<std::ptrdiff_t>(n_shared), kEverybody);
+    std::fill(lane_.begin() + static_cast<std::ptrdiff_t>(n), lane_.begin() + static_cast<std::ptrdiff_t>(n_), kNobody);
+    const std::size_t n_strata = (n - n_shared + m - 1) / m;
+    while (stratum_.size() < n_strata + kCountersTogether) stratum_.push_back(stratum_.size());
+    dealing_.resize(n_strata * m);
+    for (std::size_t s = 0; s < n_strata; ++s) {
+      for (std::size_t j = 0; j < m; ++j) dealing_[s * m + j] = static_cast<std::uint32_t>(j);
+    }
+    for (std::size_t block = 0; block * 4 + 1 < m; ++block) {
+      if (word0_.size() < n_strata + kCountersTogether) {
+        word0_.resize(n_strata + kCountersTogether);
+        word1_.resize(n_strata + kCountersTogether);
+      }
+      draw(key, stratum_.data(), kStratifiedTag | static_cast<std::uint64_t>(block) << 8, n_strata);
+      for (std::size_t s = 0; s < n_strata; ++s) {
+        const std::uint32_t words[4] = {
+            static_cast<std::uint32_t>(word0_[s]), static_cast<std::uint32_t>(word0_[s] >> 32),
+            static_cast<std::uint32_t>(word1_[s]), static_cast<std::uint32_t>(word1_[s] >> 32)};
+        std::uint32_t* const lanes = dealing_.data() + s * m;
+        for (std::size_t step = 0; step < 4 && block * 4 + step + 1 < m; ++step) {
+          const std::size_t last = m - 1 - (block * 4 + step);
+          std::swap(lanes[last], lanes[scale32(words[step], last + 1)]);
+        }
+      }
+    }
+    std::copy_n(dealing_.begin(), n - n_shared, lane_.begin() + static_cast<std::ptrdiff_t>(n_shared));
+  }
+
+  // Each candidate finds its lane by itself: no pool, no order and no other candidate is asked.
+  void own(const std::uint64_t* key) {
+    draw(key, ids_.data(), kOwnerTag, n_);
+    for (std::size_t i = 0; i < n_; ++i) {
+      const bool shared = p_.share_all || word1_[i] < p_.share_below;
+      lane_[i] = shared ? kEverybody : static_cast<std::uint32_t>(scale64(word0_[i], p_.n_lanes));
+    }
+  }
+
+  // Hands the candidates out in rank order, so that a lane's budget and a deadline both cut the least likely.
+  void deal(std::int64_t* lanes, std::int32_t* counts) const {
+    const std::size_t k = p_.k_lane;
+    std::fill_n(counts, p_.n_lanes, 0);
+    const auto give = [&](std::size_t lane, std::uint64_t id) {
+      const auto count = static_cast<std::size_t>(counts[lane]);
+      if (count < k) {
+        lanes[lane * k + count] = static_cast<std::int64_t>(id);
+        ++counts[lane];
+      }
+    };
+    for (std::size_t i = 0; i < n_; ++i) {
+      if (lane_[i] == kNobody) continue;
+      if (lane_[i] == kEverybody) {
+        for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) give(lane, ids_[i]);
+        continue;
+      }
+      give(lane_[i], ids_[i]);
+      if (i < p_.head && p_.n_lanes > 1) give(lane_[i] + 1 == p_.n_lanes ? 0 : lane_[i] + 1, ids_[i]);
+    }
+    for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) {
+      std::fill(lanes + lane * k + counts[lane], lanes + (lane + 1) * k, std::int64_t{-1});
+    }
+  }
+
+  const Kernels& kernels_;
+  const PlanParameters& p_;
+  std::size_t n_ = 0;  // candidates of this query; their ranks are 0 ... n_ - 1
+  std::vector<std::uint64_t> ids_, word0_, word1_, stratum_;
+  std::vector<std::uint32_t> lane_, order_, bucket_, dealing_;
+  std::vector<std::uint16_t> seen_;
+  std::uint16_t generation_ = 0;
+};
+
+}  // namespace
+
+PlanOutcome plan(const Kernels& kernels, const PlanParameters& parameters, const std::int64_t* pool,
+                 std::size_t n_queries, std::size_t k_pool, const std::uint64_t* keys, std::int64_t* lanes,
+                 std::int32_t* counts, std::size_t* duplicate_query, std::size_t n_threads,
+                 const Interrupt& interrupt) {
+  std::atomic<std::size_t> duplicate{n_queries};
+  const std::size_t n_pieces = (n_queries + kQueriesPerPiece - 1) / kQueriesPerPiece;
+  const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    Planner planner(kernels, parameters, k_pool);
+    const std::size_t end = std::min(n_queries, (piece + 1) * kQueriesPerPiece);
+    for (std::size_t q = piece * kQueriesPerPiece; q < end; ++q) {
+      const std::size_t first_lane = q * parameters.n_lanes;
+      if (planner.plan(pool + q * k_pool, k_pool, keys + 2 * q, lanes + first_lane * parameters.k_lane,
+                       counts + first_lane)) {
+        continue;
+      }
+      // Remember the first one, whichever thread comes first.
+      std::size_t known = duplicate.load();
+      while (q < known && !duplicate.compare_exchange_weak(known, q)) {
+      }
+    }
+  });
+  if (!finished) return PlanOutcome::kInterrupted;
+  *duplicate_query = duplicate.load();
+  return *duplicate_query < n_queries ? PlanOutcome::kDuplicate : PlanOutcome::kPlanned;
+}
+
+}  // namespace lw

@@ -1,0 +1,81 @@
+#include "rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace lw {
+namespace {
+
+double squared_norm(const float* x, std::size_t dim) {
+  double sum = 0.0;
+  for (std::size_t d = 0; d < dim; ++d) sum += static_cast<double>(x[d]) * static_cast<double>(x[d]);
+  return sum;
+}
+
+}  // namespace
+
+void score_rows(const Kernels& kernels, Metric metric, const float* query, const float* rows, const std::int64_t* ids,
+                std::size_t n, std::size_t dim, float* distances) {
+  if (metric == Metric::kL2) {
+    kernels.l2_rows(query, rows, ids, n, dim, distances);
+    return;
+  }
+  kernels.dot_rows(query, rows, ids, n, dim, distances);
+  for (std::size_t i = 0; i < n; ++i) distances[i] = -distances[i];
+}
+
+bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries, const float* rows,
+                 std::size_t dim, const std::int64_t* ids, std::size_t n_ids, float* distances, std::size_t n_threads,
+                 const Interrupt& interrupt) {
+  constexpr std::size_t kIdsPerPiece = 1024;
+  const std::size_t pieces_per_query = (n_ids + kIdsPerPiece - 1) / kIdsPerPiece;
+  return parallel_for(n_queries * pieces_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    const std::size_t q = piece / pieces_per_query;
+    const std::size_t begin = piece % pieces_per_query * kIdsPerPiece;
+    const std::size_t end = std::min(n_ids, begin + kIdsPerPiece);
+    const std::int64_t* const list = ids + q * n_ids;
+    float* const out = distances + q * n_ids;
+    std::int64_t present[kIdsPerPiece];
+    float scores[kIdsPerPiece];
+    std::size_t n_present = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      if (list[i] >= 0) present[n_present++] = list[i];
+    }
+    score_rows(kernels, metric, queries + q * dim, rows, present, n_present, dim, scores);
+    std::size_t next = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      out[i] = list[i] >= 0 ? scores[next++] : std::numeric_limits<float>::infinity();
+    }
+  });
+}
+
+double squared_norms(const float* rows, std::size_t n, std::size_t dim, double* out) {
+  double largest = 0.0;
+  for (std::size_t i = 0; i < n; ++i) {
+    out[i] = squared_norm(rows + i * dim, dim);
+    largest = std::max(largest, out[i]);
+  }
+  return largest;
+}
+
+void mean(const float* rows, std::size_t n, std::size_t dim, float* out) {
+  std::vector<double> sum(dim, 0.0);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(rows[i * dim + d]);
+  }
+  for (std::size_t d = 0; d < dim; ++d) out[d] = n == 0 ? 0.0f : static_cast<float>(sum[d] / static_cast<double>(n));
+}
+
+void normalize(const float* from, std::size_t n, std::size_t dim, float* to) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const double norm = std::sqrt(squared_norm(from + i * dim, dim));
+    for (std::size_t d = 0; d < dim; ++d) {
+      const double x = static_cast<double>(from[i * dim + d]);
+      to[i * dim + d] = norm > 0.0 ? static_cast<float>(x / norm) : 0.0f;
+    }
+  }
+}
+
+}  // namespace lw

@@ -1,0 +1,74 @@
+// The vocabulary in AVX-512 (F, BW, DQ, VL): a logical vector is one zmm; masks live in k registers.
+#pragma once
+
+#include <immintrin.h>
+
+namespace lw::LW_ISA {
+namespace {
+
+// 8 points x 2 panels: 16 accumulators cover 2 ports x 4 cycles of latency twice, with room for operands.
+inline constexpr int kTilePoints = 8;
+inline constexpr int kTilePanels = 2;
+
+struct F32 {
+  __m512 v;
+};
+struct I32 {
+  __m512i v;
+};
+struct U64 {
+  __m512i v;
+};
+struct Mask {
+  __mmask16 v;
+};
+
+LW_INLINE F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+LW_INLINE F32 load_first(const float* p, std::size_t n) {
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)};
+}
+LW_INLINE void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+LW_INLINE F32 set(float x) { return {_mm512_set1_ps(x)}; }
+LW_INLINE F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+LW_INLINE F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+LW_INLINE F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+LW_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+LW_INLINE Mask greater(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+LW_INLINE std::uint32_t bits(Mask m) { return m.v; }
+LW_INLINE F32 select(Mask m, F32 a, F32 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
+
+LW_INLINE F32 hadamard(F32 a) {
+  __m512 t = _mm512_permute_ps(a.v, 0xB1);
+  __m512 r = _mm512_mask_sub_ps(_mm512_add_ps(a.v, t), 0xAAAA, t, a.v);
+  t = _mm512_permute_ps(r, 0x4E);
+  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xCCCC, t, r);
+  t = _mm512_shuffle_f32x4(r, r, 0xB1);
+  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xF0F0, t, r);
+  t = _mm512_shuffle_f32x4(r, r, 0x4E);
+  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xFF00, t, r);
+  return {r};
+}
+LW_INLINE float sum(F32 a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+LW_INLINE I32 load_i32(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
+LW_INLINE void store(std::int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
+LW_INLINE I32 set_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+LW_INLINE I32 select(Mask m, I32 a, I32 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
+
+LW_INLINE U64 load_u64(const std::uint64_t* p) { return {_mm512_loadu_si512(p)}; }
+LW_INLINE void store(std::uint64_t* p, U64 a) { _mm512_storeu_si512(p, a.v); }
+LW_INLINE U64 set_u64(std::uint64_t x) { return {_mm512_set1_epi64(static_cast<long long>(x))}; }
+LW_INLINE U64 add(U64 a, U64 b) { return {_mm512_add_epi64(a.v, b.v)}; }
+LW_INLINE U64 bit_xor(U64 a, U64 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int R>
+LW_INLINE U64 rotl(U64 a) {
+  return {_mm512_rol_epi64(a.v, R)};
+}
+
+}  // namespace
+}  // namespace lw::LW_ISA

@@ -1,0 +1,131 @@
+// The vocabulary in NEON (AArch64): a logical vector is four q registers, the lower lanes first.
+#pragma once
+
+#include <arm_neon.h>
+
+namespace lw::LW_ISA {
+namespace {
+
+// 4 points x 1 panel = 16 q accumulators of 32 registers: enough for 4 ports x 4 cycles of latency.
+inline constexpr int kTilePoints = 4;
+inline constexpr int kTilePanels = 1;
+
+struct F32 {
+  float32x4_t v[4];
+};
+struct I32 {
+  int32x4_t v[4];
+};
+struct U64 {
+  uint64x2_t v[4];
+};
+struct Mask {
+  uint32x4_t v[4];
+};
+
+LW_INLINE F32 load(const float* p) { return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}}; }
+LW_INLINE F32 load_first(const float* p, std::size_t n) {
+  float buffer[16] = {};
+  for (std::size_t i = 0; i < n; ++i) buffer[i] = p[i];
+  return load(buffer);
+}
+LW_INLINE void store(float* p, F32 a) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
+}
+LW_INLINE F32 set(float x) {
+  const float32x4_t v = vdupq_n_f32(x);
+  return {{v, v, v, v}};
+}
+LW_INLINE F32 add(F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE F32 sub(F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE F32 mul(F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE F32 fma(F32 a, F32 b, F32 c) {
+  for (int i = 0; i < 4; ++i) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+  return c;
+}
+LW_INLINE Mask greater(F32 a, F32 b) {
+  Mask m;
+  for (int i = 0; i < 4; ++i) m.v[i] = vcgtq_f32(a.v[i], b.v[i]);
+  return m;
+}
+LW_INLINE std::uint32_t bits(Mask m) {
+  const uint32x4_t weight = {1, 2, 4, 8};
+  std::uint32_t r = 0;
+  for (int i = 0; i < 4; ++i) r |= vaddvq_u32(vandq_u32(m.v[i], weight)) << (4 * i);
+  return r;
+}
+LW_INLINE F32 select(Mask m, F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vbslq_f32(m.v[i], a.v[i], b.v[i]);
+  return a;
+}
+
+LW_INLINE float32x4_t hadamard4(float32x4_t a) {
+  const uint32x4_t odd = {0, ~0u, 0, ~0u};
+  const uint32x4_t upper = {0, 0, ~0u, ~0u};
+  float32x4_t t = vrev64q_f32(a);
+  a = vbslq_f32(odd, vsubq_f32(t, a), vaddq_f32(a, t));
+  t = vextq_f32(a, a, 2);
+  return vbslq_f32(upper, vsubq_f32(t, a), vaddq_f32(a, t));
+}
+LW_INLINE F32 hadamard(F32 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = hadamard4(a.v[i]);
+  const float32x4_t s0 = vaddq_f32(a.v[0], a.v[1]), d0 = vsubq_f32(a.v[0], a.v[1]);
+  const float32x4_t s1 = vaddq_f32(a.v[2], a.v[3]), d1 = vsubq_f32(a.v[2], a.v[3]);
+  return {{vaddq_f32(s0, s1), vaddq_f32(d0, d1), vsubq_f32(s0, s1), vsubq_f32(d0, d1)}};
+}
+LW_INLINE float sum(F32 a) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+LW_INLINE I32 load_i32(const std::int32_t* p) {
+  return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
+}
+LW_INLINE void store(std::int32_t* p, I32 a) {
+  for (int i = 0; i < 4; ++i) vst1q_s32(p + 4 * i, a.v[i]);
+}
+LW_INLINE I32 set_i32(std::int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {{v, v, v, v}};
+}
+LW_INLINE I32 select(Mask m, I32 a, I32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vbslq_s32(m.v[i], a.v[i], b.v[i]);
+  return a;
+}
+
+LW_INLINE U64 load_u64(const std::uint64_t* p) {
+  return {{vld1q_u64(p), vld1q_u64(p + 2), vld1q_u64(p + 4), vld1q_u64(p + 6)}};
+}
+LW_INLINE void store(std::uint64_t* p, U64 a) {
+  for (int i = 0; i < 4; ++i) vst1q_u64(p + 2 * i, a.v[i]);
+}
+LW_INLINE U64 set_u64(std::uint64_t x) {
+  const uint64x2_t v = vdupq_n_u64(x);
+  return {{v, v, v, v}};
+}
+LW_INLINE U64 add(U64 a, U64 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_u64(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE U64 bit_xor(U64 a, U64 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = veorq_u64(a.v[i], b.v[i]);
+  return a;
+}
+template <int R>
+LW_INLINE U64 rotl(U64 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vsriq_n_u64(vshlq_n_u64(a.v[i], R), a.v[i], 64 - R);
+  return a;
+}
+
+}  // namespace
+}  // namespace lw::LW_ISA

@@ -1,0 +1,144 @@
+// The vocabulary in plain C++: the reference that every other ISA must equal bit for bit.
+#pragma once
+
+#include <math.h>
+
+namespace lw::LW_ISA {
+namespace {
+
+inline constexpr int kTilePoints = 2;
+inline constexpr int kTilePanels = 1;
+
+struct F32 {
+  float v[16];
+};
+struct I32 {
+  std::int32_t v[16];
+};
+struct U64 {
+  std::uint64_t v[8];
+};
+struct Mask {
+  std::uint32_t v;
+};
+
+LW_INLINE F32 load(const float* p) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+  return r;
+}
+LW_INLINE F32 load_first(const float* p, std::size_t n) {
+  F32 r;
+  for (std::size_t i = 0; i < 16; ++i) r.v[i] = i < n ? p[i] : 0.0f;
+  return r;
+}
+LW_INLINE void store(float* p, const F32& a) {
+  for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+}
+LW_INLINE F32 set(float x) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+LW_INLINE F32 add(const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] + b.v[i];
+  return r;
+}
+LW_INLINE F32 sub(const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] - b.v[i];
+  return r;
+}
+LW_INLINE F32 mul(const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] * b.v[i];
+  return r;
+}
+LW_INLINE F32 fma(const F32& a, const F32& b, const F32& c) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = ::fmaf(a.v[i], b.v[i], c.v[i]);
+  return r;
+}
+LW_INLINE Mask greater(const F32& a, const F32& b) {
+  Mask m{0};
+  for (int i = 0; i < 16; ++i) m.v |= static_cast<std::uint32_t>(a.v[i] > b.v[i]) << i;
+  return m;
+}
+LW_INLINE std::uint32_t bits(const Mask& m) { return m.v; }
+LW_INLINE F32 select(const Mask& m, const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = (m.v >> i & 1) != 0 ? a.v[i] : b.v[i];
+  return r;
+}
+LW_INLINE F32 hadamard(F32 a) {
+  for (int h = 1; h < 16; h *= 2) {
+    for (int i = 0; i < 16; i += 2 * h) {
+      for (int j = i; j < i + h; ++j) {
+        const float low = a.v[j];
+        const float high = a.v[j + h];
+        a.v[j] = low + high;
+        a.v[j + h] = low - high;
+      }
+    }
+  }
+  return a;
+}
+LW_INLINE float sum(F32 a) {
+  for (int h = 8; h >= 1; h /= 2) {
+    for (int i = 0; i < h; ++i) a.v[i] = a.v[i] + a.v[i + h];
+  }
+  return a.v[0];
+}
+
+LW_INLINE I32 load_i32(const std::int32_t* p) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = p[i];
+  return r;
+}
+LW_INLINE void store(std::int32_t* p, const I32& a) {
+  for (int i = 0; i < 16; ++i) p[i] = a.v[i];
+}
+LW_INLINE I32 set_i32(std::int32_t x) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+LW_INLINE I32 select(const Mask& m, const I32& a, const I32& b) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = (m.v >> i & 1) != 0 ? a.v[i] : b.v[i];
+  return r;
+}
+
+LW_INLINE U64 load_u64(const std::uint64_t* p) {
+  U64 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = p[i];
+  return r;
+}
+LW_INLINE void store(std::uint64_t* p, const U64& a) {
+  for (int i = 0; i < 8; ++i) p[i] = a.v[i];
+}
+LW_INLINE U64 set_u64(std::uint64_t x) {
+  U64 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = x;
+  return r;
+}
+LW_INLINE U64 add(const U64& a, const U64& b) {
+  U64 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] + b.v[i];
+  return r;
+}
+LW_INLINE U64 bit_xor(const U64& a, const U64& b) {
+  U64 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] ^ b.v[i];
+  return r;
+}
+template <int R>
+LW_INLINE U64 rotl(const U64& a) {
+  U64 r;
+  for (int i = 0; i < 8; ++i) r.v[i] = a.v[i] << R | a.v[i] >> (64 - R);
+  return r;
+}
+
+}  // namespace
+}  // namespace lw::LW_ISA

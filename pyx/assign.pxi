@@ -1,0 +1,49 @@
+# cpp/drive/assign.h
+
+cdef extern from "drive/assign.h" namespace "lw" nogil:
+    cbool c_assign "lw::assign"(const CKernels&, Metric, const float*, size_t, size_t, const float*, size_t, int32_t*,
+                                float*, size_t, const Interrupt&) except +
+    cbool c_cluster_sums "lw::cluster_sums"(const float*, size_t, size_t, const int32_t*, const double*, size_t,
+                                            double*, double*, int64_t*, size_t, const Interrupt&) except +
+
+
+def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[:, ::1] centroids, int32_t[::1] labels,
+           float[::1] distances, size_t n_threads):
+    """Nearest centroid of every point, and the distance to it."""
+    cdef size_t n = points.shape[0], dim = points.shape[1], k = centroids.shape[0]
+    expect(points.shape[1] == centroids.shape[1] and k > 0 and dim > 0, "assign shapes")
+    expect(labels.shape[0] == points.shape[0] and distances.shape[0] == points.shape[0], "assign out")
+    cdef Metric m = to_metric(metric)
+    cdef const float* point = &points[0, 0]
+    cdef const float* centroid = &centroids[0, 0]
+    cdef int32_t* label = &labels[0]
+    cdef float* distance = &distances[0]
+    cdef Interrupt interrupt = ctrl_c()
+    cdef cbool finished
+    with nogil:
+        finished = c_assign(kernels.row[0], m, point, n, dim, centroid, k, label, distance, n_threads, interrupt)
+    finish(finished)
+
+
+def cluster_sums(const float[:, ::1] points, const int32_t[::1] labels, const double[::1] weights, double[:, ::1] sums,
+                 double[::1] totals, int64_t[::1] counts, size_t n_threads):
+    """Sum, total weight and number of the points of every cluster; weights may be None."""
+    cdef size_t n = points.shape[0], dim = points.shape[1], k = sums.shape[0], i
+    expect(labels.shape[0] == points.shape[0] and sums.shape[1] == points.shape[1], "sums shapes")
+    expect(<size_t> totals.shape[0] == k and <size_t> counts.shape[0] == k, "sums out")
+    for i in range(n):
+        expect(0 <= labels[i] < <int64_t> k, "sums labels")
+    cdef const double* weight = NULL
+    if weights is not None:
+        expect(weights.shape[0] == points.shape[0], "sums weights")
+        weight = &weights[0]
+    cdef const float* point = &points[0, 0]
+    cdef const int32_t* label = &labels[0]
+    cdef double* target = &sums[0, 0]
+    cdef double* total = &totals[0]
+    cdef int64_t* count = &counts[0]
+    cdef Interrupt interrupt = ctrl_c()
+    cdef cbool finished
+    with nogil:
+        finished = c_cluster_sums(point, n, dim, label, weight, k, target, total, count, n_threads, interrupt)
+    finish(finished)

@@ -1,0 +1,49 @@
+# What every family shares: views as pointers, Ctrl-C, and the shape check.
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libcpp cimport bool as cbool
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+
+cdef extern from "drive/threads.h" namespace "lw" nogil:
+    cdef cppclass Interrupt:
+        cbool (*asked)(void*) noexcept nogil
+        void* context
+
+cdef extern from "drive/rows.h" namespace "lw" nogil:
+    cdef enum class Metric:
+        kL2
+        kInnerProduct
+
+
+cdef cbool interrupt_asked(void* context) noexcept nogil:
+    """Leave the handler's exception pending in this thread: `finish` raises it once the driver has come back."""
+    with gil:
+        return PyErr_CheckSignals() != 0
+
+
+cdef inline Interrupt ctrl_c() noexcept:
+    cdef Interrupt interrupt
+    interrupt.asked = interrupt_asked
+    interrupt.context = NULL
+    return interrupt
+
+
+cdef int finish(cbool finished) except -1:
+    """Raise what a signal handler left pending if the driver was stopped."""
+    return 0 if finished else -1
+
+
+cdef int expect(cbool condition, str what) except -1:
+    if not condition:
+        raise ValueError("native call: " + what)
+    return 0
+
+
+cdef Metric to_metric(str metric) except *:
+    if metric == "l2":
+        return Metric.kL2
+    if metric == "ip":
+        return Metric.kInnerProduct
+    raise ValueError("native call: metric " + metric)
