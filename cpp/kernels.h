@@ -18,10 +18,14 @@ inline constexpr std::size_t kBlock = 64;
 struct Kernels {
   const char* name;
 
+  // check/finite.cpp
+  // Whether none of n floats is NaN or infinite.
+  bool (*all_finite)(const float* x, std::size_t n);
+
   // rotate/fwht.cpp
-  // For each of `n` vectors of 2^log2_dim floats, `stride` floats apart: x <- H (weights * x), in place, where H is
-  // the unnormalised Walsh-Hadamard matrix. `weights` (2^log2_dim floats) carries the signs and the scaling.
-  void (*fwht)(float* x, std::size_t n, std::size_t stride, unsigned log2_dim, const float* weights);
+  // For each of `n` vectors of 2^log2_dim floats, `stride` floats apart: out <- H (weights * in), where H is the
+  // unnormalised Walsh-Hadamard matrix and out may be in. `weights` (2^log2_dim floats) carries signs and scaling.
+  void (*fwht)(const float* in, float* out, std::size_t n, std::size_t stride, unsigned log2_dim, const float* weights);
 
   // distance/prune.cpp
   // One step of an early-terminated scan over a block of `width` candidates (a multiple of kLanes, at most kBlock),
@@ -58,7 +62,8 @@ struct Kernels {
 // Declares one ISA's kernels, each in its own namespace so that no two objects can share a symbol.
 #define LW_DECLARE_KERNELS(ISA)                                                                                       \
   namespace ISA {                                                                                                     \
-  void fwht(float*, std::size_t, std::size_t, unsigned, const float*);                                                \
+  bool all_finite(const float*, std::size_t);                                                                         \
+  void fwht(const float*, float*, std::size_t, std::size_t, unsigned, const float*);                                  \
   std::uint64_t prune(const float*, std::size_t, const float*, std::size_t, std::size_t, float*, const float*, float, \
                       float, std::uint64_t);                                                                          \
   void l2_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                    \
@@ -71,7 +76,7 @@ struct Kernels {
 
 // One row of the dispatch matrix.
 #define LW_KERNEL_ROW(ISA) \
-  Kernels { #ISA, ISA::fwht, ISA::prune, ISA::l2_rows, ISA::dot_rows, ISA::assign, ISA::threefry }
+  Kernels { #ISA, ISA::all_finite, ISA::fwht, ISA::prune, ISA::l2_rows, ISA::dot_rows, ISA::assign, ISA::threefry }
 
 LW_DECLARE_KERNELS(scalar)
 LW_DECLARE_KERNELS(avx2)

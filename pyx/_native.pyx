@@ -1,4 +1,5 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, embedsignature=True
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: embedsignature=True, auto_pickle=False
 # distutils: language=c++
 """The door to the C++ drivers: typed views in, the GIL released once, one call, typed views out.
 

@@ -5,7 +5,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
     size_t kBlock
     cdef cppclass CKernels "lw::Kernels":
         const char* name
-        void (*fwht)(float*, size_t, size_t, unsigned, const float*)
+        cbool (*all_finite)(const float*, size_t)
+        void (*fwht)(const float*, float*, size_t, size_t, unsigned, const float*)
         uint64_t (*prune)(const float*, size_t, const float*, size_t, size_t, float*, const float*, float, float,
                           uint64_t)
         void (*l2_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
@@ -35,6 +36,10 @@ cdef class Kernels:
     def __repr__(self):
         return f"<lanewise.Kernels {self.name}>"
 
+    def all_finite(self, const float[::1] x):
+        """Whether no element of x is NaN or infinite."""
+        return self.row.all_finite(&x[0], x.shape[0])
+
     def fwht(self, float[:, ::1] x, const float[::1] weights):
         """Transform the rows of x (n, 2^m) in place: x <- H (weights * x)."""
         cdef size_t n = x.shape[0], dim = x.shape[1]
@@ -45,7 +50,7 @@ cdef class Kernels:
         cdef float* data = &x[0, 0]
         cdef const float* weight = &weights[0]
         with nogil:
-            self.row.fwht(data, n, dim, log2_dim, weight)
+            self.row.fwht(data, data, n, dim, log2_dim, weight)
 
     def prune(self, const float[:, ::1] block, const float[::1] query, size_t begin, size_t end, float[::1] partial,
               const float[::1] norms, float offset, float scale, uint64_t alive):
@@ -55,7 +60,8 @@ cdef class Kernels:
         expect(<size_t> query.shape[0] == dim and begin <= end and end <= dim, "prune dimensions")
         expect(<size_t> partial.shape[0] == width and <size_t> norms.shape[0] == width, "prune shapes")
         expect(width == kBlock or alive >> width == 0, "prune mask")
-        return self.row.prune(&block[0, 0], width, &query[0], begin, end, &partial[0], &norms[0], offset, scale, alive)
+        return self.row.prune(&block[0, 0], width, &query[0], begin, end, &partial[0], &norms[0], offset, scale,
+                              alive)
 
     def l2_rows(self, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids, float[::1] out):
         """out[i] = |query - rows[ids[i]]|^2."""

@@ -7,10 +7,14 @@ cdef extern from "drive/rotate.h" namespace "lw" nogil:
         size_t stride
         const float* weights
         double error_bound()
-    cbool rotate_all(const CKernels&, const CRotation&, const float*, size_t, float*, size_t,
-                     const Interrupt&) except +
-    cbool rotate_back_all(const CKernels&, const CRotation&, const float*, size_t, float*, size_t,
-                          const Interrupt&) except +
+    cdef enum class RotateOutcome:
+        kRotated
+        kInterrupted
+        kNotFinite
+    RotateOutcome rotate_all(const CKernels&, const CRotation&, const float*, size_t, float*, size_t,
+                             const Interrupt&) except +
+    RotateOutcome rotate_back_all(const CKernels&, const CRotation&, const float*, size_t, float*, size_t,
+                                  const Interrupt&) except +
 
 
 cdef class Rotation:
@@ -34,17 +38,18 @@ cdef class Rotation:
         return self.plan.error_bound()
 
     def apply(self, Kernels kernels, const float[:, ::1] x, float[:, ::1] y, size_t n_threads, cbool back):
-        """y <- R x, or R^T x if back."""
+        """y <- R x, or R^T x if back. Returns False, and y undefined, if x is not finite."""
         cdef size_t n = x.shape[0]
         expect(<size_t> x.shape[1] == self.plan.dim and y.shape[0] == x.shape[0] and y.shape[1] == x.shape[1],
                "rotation shapes")
         cdef const float* source = &x[0, 0]
         cdef float* target = &y[0, 0]
         cdef Interrupt interrupt = ctrl_c()
-        cdef cbool finished
+        cdef RotateOutcome outcome
         with nogil:
             if back:
-                finished = rotate_back_all(kernels.row[0], self.plan, source, n, target, n_threads, interrupt)
+                outcome = rotate_back_all(kernels.row[0], self.plan, source, n, target, n_threads, interrupt)
             else:
-                finished = rotate_all(kernels.row[0], self.plan, source, n, target, n_threads, interrupt)
-        finish(finished)
+                outcome = rotate_all(kernels.row[0], self.plan, source, n, target, n_threads, interrupt)
+        finish(outcome != RotateOutcome.kInterrupted)
+        return outcome == RotateOutcome.kRotated

@@ -24,7 +24,7 @@ cdef extern from "drive/scan.h" namespace "lw" nogil:
         uint64_t dimensions
         uint64_t settled
     cbool c_fill_blocks "lw::fill_blocks"(const CKernels&, const CRotation&, const float*, const float*, size_t,
-                                          const int64_t*, const int64_t*, size_t, float*, float*, size_t,
+                                          const int64_t*, const int64_t*, size_t, float*, float*, double*, size_t,
                                           const Interrupt&) except +
     cbool c_scan "lw::scan"(const CKernels&, const CRotation&, const CStore&, const ScanParameters&, const float*,
                             size_t, const int64_t*, size_t, float*, int64_t*, ScanStats*, size_t,
@@ -101,7 +101,10 @@ cdef class Store:
 def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, const float[:, ::1] rows,
                 const int64_t[::1] list_begin, const int64_t[::1] ids, size_t first_position, float[::1] norms,
                 float[::1] blocks, size_t n_threads):
-    """Rotate rows into the blocks of all positions from first_position on; norms may be None."""
+    """Rotate rows into the blocks that reach beyond first_position; norms may be None.
+
+    Returns the largest |x - center|^2 among them.
+    """
     cdef size_t n_lists = list_begin.shape[0] - 1, positions = ids.shape[0], dim = rotation.plan.dim, i
     expect(<size_t> rows.shape[1] == dim and <size_t> center.shape[0] == dim, "blocks dimension")
     expect(<size_t> list_begin[n_lists] == positions and <size_t> blocks.shape[0] == positions * dim, "blocks shapes")
@@ -116,9 +119,11 @@ def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, con
     cdef const int64_t* begin = &list_begin[0]
     cdef const int64_t* id = &ids[0]
     cdef float* block = &blocks[0]
+    cdef double max_centered_norm2 = 0
     cdef Interrupt interrupt = ctrl_c()
     cdef cbool finished
     with nogil:
         finished = c_fill_blocks(kernels.row[0], rotation.plan, middle, row, n_lists, begin, id, first_position, norm,
-                                 block, n_threads, interrupt)
+                                 block, &max_centered_norm2, n_threads, interrupt)
     finish(finished)
+    return max_centered_norm2

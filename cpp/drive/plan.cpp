@@ -14,13 +14,17 @@ constexpr std::uint64_t kStratifiedTag = 2;
 constexpr std::uint64_t kOwnerTag = 3;
 
 constexpr std::size_t kCountersTogether = 8;  // the threefry kernel's unit
-constexpr std::size_t kQueriesPerPiece = 64;
+constexpr std::size_t kQueriesPerPiece = 256;
 
 // (word * n) / 2^64 and (word * n) / 2^32: a fair share of [0, n) for each value of a uniform word.
-std::size_t scale64(std::uint64_t word, std::size_t n) {
-  const std::uint64_t high = (word >> 32) * n;
+std::size_t scale64(std::uint64_t word, std::uint64_t n) {
+#if defined(__SIZEOF_INT128__)
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<std::size_t>(static_cast<Wide>(word) * n >> 64);
+#else
   const std::uint64_t low = (word & 0xFFFFFFFF) * n;
-  return static_cast<std::size_t>((high + (low >> 32)) >> 32);
+  return static_cast<std::size_t>(((word >> 32) * n + (low >> 32)) >> 32);
+#endif
 }
 std::size_t scale32(std::uint32_t word, std::size_t n) {
   return static_cast<std::size_t>(std::uint64_t{word} * n >> 32);
@@ -30,9 +34,9 @@ std::size_t scale32(std::uint32_t word, std::size_t n) {
 class Planner {
  public:
   Planner(const Kernels& kernels, const PlanParameters& parameters, std::size_t k_pool)
-      : kernels_(kernels), p_(parameters), seen_(kSeenSlots, 0) {
+      : kernels_(kernels), p_(parameters), next_(parameters.n_lanes), seen_(kSeenSlots, 0) {
     const std::size_t padded = (k_pool + kCountersTogether) / kCountersTogether * kCountersTogether;
-    ids_.resize(padded);
+    copied_.resize(padded);
     lane_.resize(padded);
     word0_.resize(padded);
     word1_.resize(padded);
@@ -43,12 +47,7 @@ class Planner {
   // False if the pool holds an id twice.
   bool plan(const std::int64_t* pool, std::size_t k_pool, const std::uint64_t* key, std::int64_t* lanes,
             std::int32_t* counts) {
-    n_ = 0;
-    for (std::size_t i = 0; i < k_pool; ++i) {
-      ids_[n_] = static_cast<std::uint64_t>(pool[i]);
-      n_ += pool[i] >= 0 ? 1 : 0;
-    }
-    if (has_duplicate()) return false;
+    if (!take(pool, k_pool)) return false;
     switch (p_.scheme) {
       case Scheme::kPermute:
         permute(key);
@@ -70,21 +69,43 @@ class Planner {
   static constexpr unsigned kSeenBits = 14;
   static constexpr std::size_t kSeenSlots = std::size_t{1} << kSeenBits;
 
-  // A table of generations finds nearly all pools clean in one pass; a full slot only means "look closely".
+  // Takes the candidates there are; false if one stands twice.
+  bool take(const std::int64_t* pool, std::size_t k_pool) {
+    std::int64_t signs = 0;
+    for (std::size_t i = 0; i < k_pool; ++i) signs |= pool[i];
+    if (signs >= 0 && k_pool % kCountersTogether == 0) {
+      ids_ = reinterpret_cast<const std::uint64_t*>(pool);
+      n_ = k_pool;
+    } else {
+      n_ = 0;
+      for (std::size_t i = 0; i < k_pool; ++i) {
+        if (pool[i] >= 0) copied_[n_++] = static_cast<std::uint64_t>(pool[i]);
+      }
+      ids_ = copied_.data();
+    }
+    return !has_duplicate();
+  }
+
+  // A table of generations finds nearly all pools clean in one pass; a slot that is taken only means "look closely".
   bool has_duplicate() {
     if (++generation_ == 0) {
       std::fill(seen_.begin(), seen_.end(), std::uint16_t{0});
       generation_ = 1;
     }
+    // Locals, because a store to the table could otherwise change the members for all the compiler knows.
+    const std::uint16_t generation = generation_;
+    std::uint16_t* const seen = seen_.data();
+    const std::uint64_t* const ids = ids_;
+    const std::size_t n = n_;
     bool suspicious = false;
-    for (std::size_t i = 0; i < n_; ++i) {
-      std::uint16_t& slot = seen_[ids_[i] * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
-      suspicious |= slot == generation_;
-      slot = generation_;
+    for (std::size_t i = 0; i < n; ++i) {
+      std::uint16_t& slot = seen[ids[i] * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
+      suspicious |= slot == generation;
+      slot = generation;
     }
     if (!suspicious) return false;
-    std::copy_n(ids_.begin(), n_, word0_.begin());
-    const auto end = word0_.begin() + static_cast<std::ptrdiff_t>(n_);
+    std::copy_n(ids, n, word0_.begin());
+    const auto end = word0_.begin() + static_cast<std::ptrdiff_t>(n);
     std::sort(word0_.begin(), end);
     return std::adjacent_find(word0_.begin(), end) != end;
   }
@@ -99,7 +120,7 @@ class Planner {
   void permute(const std::uint64_t* key) {
     const std::size_t n = std::min(n_, p_.n_lanes * p_.k_lane);
     std::fill(lane_.begin(), lane_.begin() + static_cast<std::ptrdiff_t>(n_), kNobody);
-    draw(key, ids_.data(), kPermuteTag, n);
+    draw(key, ids_, kPermuteTag, n);
     sort_by_word0(n);
     const std::size_t n_shared = std::min(n, p_.k_lane - p_.k_dedicated);
     for (std::size_t i = 0; i < n_shared; ++i) lane_[order_[i]] = kEverybody;
@@ -176,7 +197,8 @@ class Planner {
 
   // Each candidate finds its lane by itself: no pool, no order and no other candidate is asked.
   void own(const std::uint64_t* key) {
-    draw(key, ids_.data(), kOwnerTag, n_);
+    draw(key, ids_, kOwnerTag, n_);
+    if (!p_.share_all && p_.share_below == 0 && p_.head == 0) return;  // deal_once reads the words themselves
     for (std::size_t i = 0; i < n_; ++i) {
       const bool shared = p_.share_all || word1_[i] < p_.share_below;
       lane_[i] = shared ? kEverybody : static_cast<std::uint32_t>(scale64(word0_[i], p_.n_lanes));
@@ -184,35 +206,86 @@ class Planner {
   }
 
   // Hands the candidates out in rank order, so that a lane's budget and a deadline both cut the least likely.
-  void deal(std::int64_t* lanes, std::int32_t* counts) const {
+  void deal(std::int64_t* lanes, std::int32_t* counts) {
     const std::size_t k = p_.k_lane;
-    std::fill_n(counts, p_.n_lanes, 0);
-    const auto give = [&](std::size_t lane, std::uint64_t id) {
-      const auto count = static_cast<std::size_t>(counts[lane]);
-      if (count < k) {
-        lanes[lane * k + count] = static_cast<std::int64_t>(id);
-        ++counts[lane];
-      }
-    };
-    for (std::size_t i = 0; i < n_; ++i) {
-      if (lane_[i] == kNobody) continue;
-      if (lane_[i] == kEverybody) {
-        for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) give(lane, ids_[i]);
-        continue;
-      }
-      give(lane_[i], ids_[i]);
-      if (i < p_.head && p_.n_lanes > 1) give(lane_[i] + 1 == p_.n_lanes ? 0 : lane_[i] + 1, ids_[i]);
+    for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) next_[lane] = lanes + lane * k;
+    const bool repeats =
+        p_.head > 0 || (p_.scheme == Scheme::kOwner ? p_.share_all || p_.share_below > 0 : p_.k_dedicated < k);
+    if (repeats) {
+      deal_with_repeats(lanes);
+    } else {
+      deal_once(lanes);
     }
     for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) {
-      std::fill(lanes + lane * k + counts[lane], lanes + (lane + 1) * k, std::int64_t{-1});
+      std::int64_t* const end = lanes + (lane + 1) * k;
+      counts[lane] = static_cast<std::int32_t>(next_[lane] - (end - k));
+      std::fill(next_[lane], end, std::int64_t{-1});
+    }
+  }
+
+  // No candidate has two lanes.
+  void deal_once(std::int64_t* lanes) {
+    std::int64_t** const next = next_.data();
+    const std::uint32_t* const lane = lane_.data();
+    const std::uint64_t* const ids = ids_;
+    const std::size_t n = n_;
+    if (p_.scheme == Scheme::kPermute) {
+      for (std::size_t i = 0; i < n; ++i) {
+        if (lane[i] != kNobody) *next[lane[i]]++ = static_cast<std::int64_t>(ids[i]);
+      }
+      return;
+    }
+    if (p_.scheme == Scheme::kStratified) {
+      // A whole stratum gives every lane one candidate, so its number is their place in the lanes.
+      const std::size_t m = p_.n_lanes;
+      const std::size_t n_whole = std::min(n / m, p_.k_lane);
+      for (std::size_t s = 0; s < n_whole; ++s) {
+        for (std::size_t i = s * m; i < (s + 1) * m; ++i) {
+          lanes[lane[i] * p_.k_lane + s] = static_cast<std::int64_t>(ids[i]);
+        }
+      }
+      for (std::size_t r = 0; r < m; ++r) next[r] += n_whole;
+      for (std::size_t i = n_whole * m; i < n; ++i) {
+        if (lane[i] != kNobody) *next[lane[i]]++ = static_cast<std::int64_t>(ids[i]);
+      }
+      return;
+    }
+    // A full lane's candidate goes to a place that nobody reads: cheaper than a branch that chance decides.
+    std::int64_t nowhere;
+    const std::size_t k = p_.k_lane;
+    const std::size_t n_lanes = p_.n_lanes;
+    const std::uint64_t* const words = word0_.data();
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t owner = scale64(words[i], n_lanes);
+      std::int64_t* const slot = next[owner];
+      const bool room = slot < lanes + (owner + 1) * k;
+      *(room ? slot : &nowhere) = static_cast<std::int64_t>(ids[i]);
+      next[owner] = slot + (room ? 1 : 0);
+    }
+  }
+
+  void deal_with_repeats(std::int64_t* lanes) {
+    const auto give = [&](std::size_t lane, std::uint64_t id) {
+      if (next_[lane] < lanes + (lane + 1) * p_.k_lane) *next_[lane]++ = static_cast<std::int64_t>(id);
+    };
+    for (std::size_t i = 0; i < n_; ++i) {
+      const std::uint32_t lane = lane_[i];
+      if (lane == kEverybody) {
+        for (std::size_t any = 0; any < p_.n_lanes; ++any) give(any, ids_[i]);
+      } else if (lane != kNobody) {
+        give(lane, ids_[i]);
+        if (i < p_.head && p_.n_lanes > 1) give(lane + 1 == p_.n_lanes ? 0 : lane + 1, ids_[i]);
+      }
     }
   }
 
   const Kernels& kernels_;
   const PlanParameters& p_;
-  std::size_t n_ = 0;  // candidates of this query; their ranks are 0 ... n_ - 1
-  std::vector<std::uint64_t> ids_, word0_, word1_, stratum_;
+  const std::uint64_t* ids_ = nullptr;  // the candidates of this query by rank, padded for the threefry kernel
+  std::size_t n_ = 0;
+  std::vector<std::uint64_t> copied_, word0_, word1_, stratum_;
   std::vector<std::uint32_t> lane_, order_, bucket_, dealing_;
+  std::vector<std::int64_t*> next_;  // where each lane's next candidate goes
   std::vector<std::uint16_t> seen_;
   std::uint16_t generation_ = 0;
 };

@@ -1,9 +1,8 @@
 #include "rotate.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
-#include <cmath>
-#include <cstring>
 #include <vector>
 
 namespace lw {
@@ -21,9 +20,9 @@ void for_each_transform(std::size_t dim, F&& f) {
   }
 }
 
-void transform(const Kernels& kernels, std::size_t dim, const float* weights, float* y) {
+void transform(const Kernels& kernels, std::size_t dim, const float* weights, const float* x, float* y) {
   for_each_transform(dim, [&](std::size_t begin, unsigned log2_length) {
-    kernels.fwht(y + begin, 1, 0, log2_length, weights + begin);
+    kernels.fwht(x + begin, y + begin, 1, 0, log2_length, weights + begin);
   });
 }
 
@@ -53,56 +52,69 @@ double Rotation::error_bound() const {
 void rotate(const Kernels& kernels, const Rotation& rotation, const float* center, const float* x, float* y,
             float* scratch) {
   const std::size_t dim = rotation.dim;
-  if (center == nullptr) {
-    std::copy_n(x, dim, y);
-  } else {
+  if (center != nullptr) {
     for (std::size_t d = 0; d < dim; ++d) y[d] = x[d] - center[d];
+    x = y;
   }
   for (std::size_t round = 0; round < Rotation::kRounds; ++round) {
     if (round > 0 && needs_permutation(rotation)) {
       std::copy_n(y, dim, scratch);
       permute(rotation, scratch, y, false);
     }
-    transform(kernels, dim, rotation.weights + round * dim, y);
+    transform(kernels, dim, rotation.weights + round * dim, round == 0 ? x : y, y);
   }
 }
 
-bool rotate_all(const Kernels& kernels, const Rotation& rotation, const float* x, std::size_t n, float* y,
-                std::size_t n_threads, const Interrupt& interrupt) {
-  const std::size_t dim = rotation.dim;
-  const std::size_t n_pieces = (n + kRowsPerPiece - 1) / kRowsPerPiece;
-  return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
-    std::vector<float> scratch(dim);
-    const std::size_t end = std::min(n, (piece + 1) * kRowsPerPiece);
-    for (std::size_t i = piece * kRowsPerPiece; i < end; ++i) {
-      rotate(kernels, rotation, nullptr, x + i * dim, y + i * dim, scratch.data());
-    }
-  });
-}
+namespace {
 
-bool rotate_back_all(const Kernels& kernels, const Rotation& rotation, const float* y, std::size_t n, float* x,
-                     std::size_t n_threads, const Interrupt& interrupt) {
-  const std::size_t dim = rotation.dim;
-  // A transform is its own inverse, and the weights of a round are applied after it instead of before.
-  const std::vector<float> ones(dim, 1.0f);
+// Calls one(from, to, scratch) for every vector, in parallel.
+template <class F>
+RotateOutcome for_each_vector(const Kernels& kernels, std::size_t dim, const float* from, std::size_t n, float* to,
+                              std::size_t n_threads, const Interrupt& interrupt, F&& one) {
+  std::atomic<bool> finite{true};
   const std::size_t n_pieces = (n + kRowsPerPiece - 1) / kRowsPerPiece;
-  return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+  const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     std::vector<float> scratch(dim);
     const std::size_t end = std::min(n, (piece + 1) * kRowsPerPiece);
-    for (std::size_t i = piece * kRowsPerPiece; i < end; ++i) {
-      float* const row = x + i * dim;
-      std::copy_n(y + i * dim, dim, row);
-      for (std::size_t round = Rotation::kRounds; round-- > 0;) {
-        const float* const weights = rotation.weights + round * dim;
-        transform(kernels, dim, ones.data(), row);
-        for (std::size_t d = 0; d < dim; ++d) row[d] *= weights[d];
-        if (round > 0 && needs_permutation(rotation)) {
-          std::copy_n(row, dim, scratch.data());
-          permute(rotation, scratch.data(), row, true);
-        }
+    for (std::size_t i = piece * kRowsPerPiece; i < end && finite.load(std::memory_order_relaxed); ++i) {
+      if (!kernels.all_finite(from + i * dim, dim)) {
+        finite = false;
+      } else {
+        one(from + i * dim, to + i * dim, scratch.data());
       }
     }
   });
+  if (!finite) return RotateOutcome::kNotFinite;
+  return finished ? RotateOutcome::kRotated : RotateOutcome::kInterrupted;
+}
+
+}  // namespace
+
+RotateOutcome rotate_all(const Kernels& kernels, const Rotation& rotation, const float* x, std::size_t n, float* y,
+                         std::size_t n_threads, const Interrupt& interrupt) {
+  return for_each_vector(
+      kernels, rotation.dim, x, n, y, n_threads, interrupt,
+      [&](const float* from, float* to, float* scratch) { rotate(kernels, rotation, nullptr, from, to, scratch); });
+}
+
+RotateOutcome rotate_back_all(const Kernels& kernels, const Rotation& rotation, const float* y, std::size_t n, float* x,
+                              std::size_t n_threads, const Interrupt& interrupt) {
+  const std::size_t dim = rotation.dim;
+  // A transform is its own inverse, and the weights of a round are applied after it instead of before.
+  const std::vector<float> ones(dim, 1.0f);
+  return for_each_vector(kernels, dim, y, n, x, n_threads, interrupt,
+                         [&](const float* from, float* to, float* scratch) {
+                           for (std::size_t round = Rotation::kRounds; round-- > 0;) {
+                             const float* const weights = rotation.weights + round * dim;
+                             transform(kernels, dim, ones.data(), from, to);
+                             from = to;
+                             for (std::size_t d = 0; d < dim; ++d) to[d] *= weights[d];
+                             if (round > 0 && needs_permutation(rotation)) {
+                               std::copy_n(to, dim, scratch);
+                               permute(rotation, scratch, to, true);
+                             }
+                           }
+                         });
 }
 
 }  // namespace lw

@@ -25,12 +25,15 @@ struct Rotation {
 void rotate(const Kernels& kernels, const Rotation& rotation, const float* center, const float* x, float* y,
             float* scratch);
 
-// y <- R x for n vectors, in parallel. Returns false if interrupted.
-[[nodiscard]] bool rotate_all(const Kernels& kernels, const Rotation& rotation, const float* x, std::size_t n, float* y,
-                              std::size_t n_threads, const Interrupt& interrupt);
+enum class RotateOutcome { kRotated, kInterrupted, kNotFinite };
 
-// x <- R^T y for n vectors, in parallel. Returns false if interrupted.
-[[nodiscard]] bool rotate_back_all(const Kernels& kernels, const Rotation& rotation, const float* y, std::size_t n,
-                                   float* x, std::size_t n_threads, const Interrupt& interrupt);
+// y <- R x for n vectors, in parallel. A vector with NaN or infinities ends the work: y is then undefined. Looking at
+// each vector just before it is rotated saves a pass over memory.
+[[nodiscard]] RotateOutcome rotate_all(const Kernels& kernels, const Rotation& rotation, const float* x, std::size_t n,
+                                       float* y, std::size_t n_threads, const Interrupt& interrupt);
+
+// x <- R^T y, as rotate_all.
+[[nodiscard]] RotateOutcome rotate_back_all(const Kernels& kernels, const Rotation& rotation, const float* y,
+                                            std::size_t n, float* x, std::size_t n_threads, const Interrupt& interrupt);
 
 }  // namespace lw

@@ -201,41 +201,49 @@ void cut(const Store& store, const std::int64_t* probes, std::size_t n_probe, st
 
 bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* center, const float* rows,
                  std::size_t n_lists, const std::int64_t* list_begin, const std::int64_t* ids,
-                 std::size_t first_position, float* norms, float* blocks, std::size_t n_threads,
-                 const Interrupt& interrupt) {
+                 std::size_t first_position, float* norms, float* blocks, double* max_centered_norm2,
+                 std::size_t n_threads, const Interrupt& interrupt) {
   const std::size_t dim = rotation.dim;
   struct Block {
     std::size_t begin, width;
+    double max_centered_norm2;
   };
   std::vector<Block> work;
   for (std::size_t l = 0; l < n_lists; ++l) {
     const auto end = static_cast<std::size_t>(list_begin[l + 1]);
     for (auto begin = static_cast<std::size_t>(list_begin[l]); begin < end; begin += kBlock) {
       const std::size_t width = std::min(end - begin, kBlock);
-      if (begin + width > first_position) work.push_back({begin, width});
+      if (begin + width > first_position) work.push_back({begin, width, 0.0});
     }
   }
-  return parallel_for(work.size(), n_threads, interrupt, [&](std::size_t piece, std::size_t) {
-    const auto [begin, width] = work[piece];
+  const bool finished = parallel_for(work.size(), n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    auto& [begin, width, largest] = work[piece];
     std::vector<float> row(dim);
     std::vector<float> scratch(dim);
     float* const block = blocks + begin * dim;
     for (std::size_t c = 0; c < width; ++c) {
       const std::int64_t id = ids[begin + c];
-      const float* const original = id < 0 ? nullptr : rows + static_cast<std::size_t>(id) * dim;
-      if (original == nullptr) {
+      double norm2 = 0.0;
+      if (id < 0) {
         std::fill(row.begin(), row.end(), 0.0f);
       } else {
+        const float* const original = rows + static_cast<std::size_t>(id) * dim;
         rotate(kernels, rotation, center, original, row.data(), scratch.data());
+        double centered2 = 0.0;
+        for (std::size_t d = 0; d < dim; ++d) {
+          const double difference = static_cast<double>(original[d]) - static_cast<double>(center[d]);
+          centered2 += difference * difference;
+        }
+        largest = std::max(largest, centered2);
+        squared_norms(original, 1, dim, &norm2);
       }
-      if (norms != nullptr) {
-        double norm2 = 0.0;
-        if (original != nullptr) squared_norms(original, 1, dim, &norm2);
-        norms[begin + c] = static_cast<float>(norm2);
-      }
+      if (norms != nullptr) norms[begin + c] = static_cast<float>(norm2);
       for (std::size_t d = 0; d < dim; ++d) block[d * width + c] = row[d];
     }
   });
+  *max_centered_norm2 = 0.0;
+  for (const Block& block : work) *max_centered_norm2 = std::max(*max_centered_norm2, block.max_centered_norm2);
+  return finished;
 }
 
 bool scan(const Kernels& kernels, const Rotation& rotation, const Store& store, const ScanParameters& parameters,

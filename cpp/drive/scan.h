@@ -41,12 +41,12 @@ struct ScanStats {
   std::uint64_t settled = 0;     // rows scored exactly
 };
 
-// Fills blocks and norms for the positions of the given range, which begins and ends at block borders of one list or
-// covers whole lists. norms may be null for squared L2. Returns false if interrupted.
+// Fills blocks and norms of every block that reaches beyond first_position. norms may be null for squared L2.
+// *max_centered_norm2 becomes the largest |x - center|^2 of the rows it filled in. Returns false if interrupted.
 [[nodiscard]] bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* center, const float* rows,
                                std::size_t n_lists, const std::int64_t* list_begin, const std::int64_t* ids,
-                               std::size_t first_position, float* norms, float* blocks, std::size_t n_threads,
-                               const Interrupt& interrupt);
+                               std::size_t first_position, float* norms, float* blocks, double* max_centered_norm2,
+                               std::size_t n_threads, const Interrupt& interrupt);
 
 // The k nearest of the rows in the probed lists: for query q the lists probes[q * n_probe ...], all if probes is null;
 // a probe of -1 is skipped. stats holds one entry per query. Returns false if interrupted.

@@ -53,13 +53,14 @@ LW_INLINE F32 select(Mask m, F32 a, F32 b) {
   return {_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)};
 }
 
+// A butterfly stage is partner + sign * self, one rounding like the plain addition or subtraction that it is.
 LW_INLINE __m256 hadamard8(__m256 a) {
-  __m256 t = _mm256_permute_ps(a, 0xB1);
-  __m256 r = _mm256_blend_ps(_mm256_add_ps(a, t), _mm256_sub_ps(t, a), 0xAA);
-  t = _mm256_permute_ps(r, 0x4E);
-  r = _mm256_blend_ps(_mm256_add_ps(r, t), _mm256_sub_ps(t, r), 0xCC);
-  t = _mm256_permute2f128_ps(r, r, 0x01);
-  return _mm256_blend_ps(_mm256_add_ps(r, t), _mm256_sub_ps(t, r), 0xF0);
+  const __m256 odd = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+  const __m256 second = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+  const __m256 upper = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+  a = _mm256_fmadd_ps(a, odd, _mm256_permute_ps(a, 0xB1));
+  a = _mm256_fmadd_ps(a, second, _mm256_permute_ps(a, 0x4E));
+  return _mm256_fmadd_ps(a, upper, _mm256_permute2f128_ps(a, a, 0x01));
 }
 LW_INLINE F32 hadamard(F32 a) {
   const __m256 lo = hadamard8(a.lo);

@@ -37,15 +37,16 @@ LW_INLINE Mask greater(F32 a, F32 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP
 LW_INLINE std::uint32_t bits(Mask m) { return m.v; }
 LW_INLINE F32 select(Mask m, F32 a, F32 b) { return {_mm512_mask_blend_ps(m.v, b.v, a.v)}; }
 
+// A butterfly stage is partner + sign * self, one rounding like the plain addition or subtraction that it is.
+LW_INLINE __m512 butterfly_stage(__m512 self, __m512 partner, __mmask16 upper) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  return _mm512_fmadd_ps(self, _mm512_mask_sub_ps(one, upper, _mm512_setzero_ps(), one), partner);
+}
 LW_INLINE F32 hadamard(F32 a) {
-  __m512 t = _mm512_permute_ps(a.v, 0xB1);
-  __m512 r = _mm512_mask_sub_ps(_mm512_add_ps(a.v, t), 0xAAAA, t, a.v);
-  t = _mm512_permute_ps(r, 0x4E);
-  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xCCCC, t, r);
-  t = _mm512_shuffle_f32x4(r, r, 0xB1);
-  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xF0F0, t, r);
-  t = _mm512_shuffle_f32x4(r, r, 0x4E);
-  r = _mm512_mask_sub_ps(_mm512_add_ps(r, t), 0xFF00, t, r);
+  __m512 r = butterfly_stage(a.v, _mm512_permute_ps(a.v, 0xB1), 0xAAAA);
+  r = butterfly_stage(r, _mm512_permute_ps(r, 0x4E), 0xCCCC);
+  r = butterfly_stage(r, _mm512_shuffle_f32x4(r, r, 0xB1), 0xF0F0);
+  r = butterfly_stage(r, _mm512_shuffle_f32x4(r, r, 0x4E), 0xFF00);
   return {r};
 }
 LW_INLINE float sum(F32 a) {

@@ -68,13 +68,12 @@ LW_INLINE F32 select(Mask m, F32 a, F32 b) {
   return a;
 }
 
+// A butterfly stage is partner + sign * self, one rounding like the plain addition or subtraction that it is.
 LW_INLINE float32x4_t hadamard4(float32x4_t a) {
-  const uint32x4_t odd = {0, ~0u, 0, ~0u};
-  const uint32x4_t upper = {0, 0, ~0u, ~0u};
-  float32x4_t t = vrev64q_f32(a);
-  a = vbslq_f32(odd, vsubq_f32(t, a), vaddq_f32(a, t));
-  t = vextq_f32(a, a, 2);
-  return vbslq_f32(upper, vsubq_f32(t, a), vaddq_f32(a, t));
+  const float32x4_t odd = {1, -1, 1, -1};
+  const float32x4_t upper = {1, 1, -1, -1};
+  a = vfmaq_f32(vrev64q_f32(a), a, odd);
+  return vfmaq_f32(vextq_f32(a, a, 2), a, upper);
 }
 LW_INLINE F32 hadamard(F32 a) {
   for (int i = 0; i < 4; ++i) a.v[i] = hadamard4(a.v[i]);

@@ -12,27 +12,30 @@ LW_INLINE void butterfly(F32& low, F32& high) {
   high = difference;
 }
 
-// The log2(R) stages at distances stride, 2 * stride, ... among R vectors in registers.
-template <int R>
-LW_INLINE void stages(F32* v) {
-  for (int h = 1; h < R; h *= 2) {
-    for (int i = 0; i < R; i += 2 * h) {
-      for (int j = i; j < i + h; ++j) butterfly(v[j], v[j + h]);
+// The log2(R) stages at distances H, 2H, ... among R vectors. A template for each stage, because a loop over stages is
+// not unrolled and would keep the vectors in memory instead of registers.
+template <int R, int H = 1>
+LW_INLINE void stages(F32 (&v)[R]) {
+  if constexpr (H < R) {
+    for (int i = 0; i < R / 2; ++i) {
+      const int low = i / H * 2 * H + i % H;
+      butterfly(v[low], v[low + H]);
     }
+    stages<R, 2 * H>(v);
   }
 }
 
 // Weights, the stages inside vectors, and the first log2(R) stages between neighbouring vectors.
 template <int R>
-void first_pass(float* x, std::size_t dim, const float* weights) {
+void first_pass(const float* in, float* out, std::size_t dim, const float* weights) {
   for (std::size_t base = 0; base < dim; base += R * kLanes) {
     F32 v[R];
     for (int j = 0; j < R; ++j) {
       const std::size_t at = base + static_cast<std::size_t>(j) * kLanes;
-      v[j] = hadamard(mul(load(x + at), load(weights + at)));
+      v[j] = hadamard(mul(load(in + at), load(weights + at)));
     }
-    stages<R>(v);
-    for (int j = 0; j < R; ++j) store(x + base + static_cast<std::size_t>(j) * kLanes, v[j]);
+    stages(v);
+    for (int j = 0; j < R; ++j) store(out + base + static_cast<std::size_t>(j) * kLanes, v[j]);
   }
 }
 
@@ -43,52 +46,53 @@ void pass(float* x, std::size_t dim, std::size_t stride) {
     for (std::size_t i = base; i < base + stride; i += kLanes) {
       F32 v[R];
       for (int j = 0; j < R; ++j) v[j] = load(x + i + static_cast<std::size_t>(j) * stride);
-      stages<R>(v);
+      stages(v);
       for (int j = 0; j < R; ++j) store(x + i + static_cast<std::size_t>(j) * stride, v[j]);
     }
   }
 }
 
-void transform_short(float* x, std::size_t dim, const float* weights) {
-  for (std::size_t i = 0; i < dim; ++i) x[i] *= weights[i];
+void transform_short(const float* in, float* out, std::size_t dim, const float* weights) {
+  for (std::size_t i = 0; i < dim; ++i) out[i] = in[i] * weights[i];
   for (std::size_t h = 1; h < dim; h *= 2) {
     for (std::size_t i = 0; i < dim; i += 2 * h) {
       for (std::size_t j = i; j < i + h; ++j) {
-        const float low = x[j];
-        const float high = x[j + h];
-        x[j] = low + high;
-        x[j + h] = low - high;
+        const float low = out[j];
+        const float high = out[j + h];
+        out[j] = low + high;
+        out[j + h] = low - high;
       }
     }
   }
 }
 
-void transform(float* x, unsigned log2_dim, const float* weights) {
+void transform(const float* in, float* out, unsigned log2_dim, const float* weights) {
   const std::size_t dim = std::size_t{1} << log2_dim;
+  // The first pass takes what the passes of three stages leave over, or three stages itself.
   unsigned done = 4;
-  switch ((log2_dim - done) % 3) {
-    case 0:
-      first_pass<1>(x, dim, weights);
-      break;
-    case 1:
-      first_pass<2>(x, dim, weights);
-      done += 1;
-      break;
-    default:
-      first_pass<4>(x, dim, weights);
-      done += 2;
+  if (log2_dim == 4) {
+    first_pass<1>(in, out, dim, weights);
+  } else if ((log2_dim - 4) % 3 == 0) {
+    first_pass<8>(in, out, dim, weights);
+    done += 3;
+  } else if ((log2_dim - 4) % 3 == 1) {
+    first_pass<2>(in, out, dim, weights);
+    done += 1;
+  } else {
+    first_pass<4>(in, out, dim, weights);
+    done += 2;
   }
-  for (; done < log2_dim; done += 3) pass<8>(x, dim, std::size_t{1} << done);
+  for (; done < log2_dim; done += 3) pass<8>(out, dim, std::size_t{1} << done);
 }
 
 }  // namespace
 
-void fwht(float* x, std::size_t n, std::size_t stride, unsigned log2_dim, const float* weights) {
+void fwht(const float* in, float* out, std::size_t n, std::size_t stride, unsigned log2_dim, const float* weights) {
   for (std::size_t i = 0; i < n; ++i) {
     if (log2_dim < 4) {
-      transform_short(x + i * stride, std::size_t{1} << log2_dim, weights);
+      transform_short(in + i * stride, out + i * stride, std::size_t{1} << log2_dim, weights);
     } else {
-      transform(x + i * stride, log2_dim, weights);
+      transform(in + i * stride, out + i * stride, log2_dim, weights);
     }
   }
 }

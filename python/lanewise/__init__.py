@@ -1,0 +1,40 @@
+"""Exact-end vector search on SIMD kernels that give the same bits everywhere.
+
+Where to find what
+------------------
+`Flat`            exact and early-terminated search over all rows
+`KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
+`HNSW`            an hnswlib graph as a source of candidates
+`LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
+`RandomRotation`  the rotation under the scan
+`datasets`        vectors from files
+`oracle`          every answer once more, in plain NumPy
+`kernels`         which instruction sets run
+"""
+
+from importlib.metadata import version as _version
+
+from lanewise import datasets, kernels, lanes
+from lanewise.cluster import KMeans
+from lanewise.flat import Flat
+from lanewise.hnsw import HNSW
+from lanewise.ivf import IVF
+from lanewise.lanes import LaneSearch, merge
+from lanewise.result import SearchResult
+from lanewise.rotation import RandomRotation
+
+__version__ = _version("lanewise")
+
+__all__ = [
+    "HNSW",
+    "IVF",
+    "Flat",
+    "KMeans",
+    "LaneSearch",
+    "RandomRotation",
+    "SearchResult",
+    "datasets",
+    "kernels",
+    "lanes",
+    "merge",
+]

@@ -1,0 +1,136 @@
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import disjoint_base
+
+_F32 = npt.NDArray[np.float32]
+_F64 = npt.NDArray[np.float64]
+_I32 = npt.NDArray[np.int32]
+_I64 = npt.NDArray[np.int64]
+_U64 = npt.NDArray[np.uint64]
+
+@disjoint_base
+class Kernels:
+    name: str
+    def __init__(self, *args: object) -> None: ...
+    def all_finite(self, x: _F32) -> bool: ...
+    def fwht(self, x: _F32, weights: _F32) -> None: ...
+    def prune(
+        self,
+        block: _F32,
+        query: _F32,
+        begin: int,
+        end: int,
+        partial: _F32,
+        norms: _F32,
+        offset: float,
+        scale: float,
+        alive: int,
+    ) -> int: ...
+    def l2_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
+    def dot_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
+    def assign(
+        self,
+        points: _F32,
+        centroids: _F32,
+        bias: _F32,
+        scratch: _F32,
+        labels: _I32,
+        scores: _F32,
+    ) -> None: ...
+    def threefry(
+        self, key: _U64, counter0: _U64, counter1: int, out0: _U64, out1: _U64
+    ) -> None: ...
+
+@disjoint_base
+class Rotation:
+    def __init__(self, weights: _F32, chunk: int, stride: int) -> None: ...
+    @property
+    def error_bound(self) -> float: ...
+    def apply(self, kernels: Kernels, x: _F32, y: _F32, n_threads: int, back: bool) -> bool: ...
+
+@disjoint_base
+class Store:
+    def __init__(
+        self,
+        metric: str,
+        list_begin: _I64,
+        list_size: _I64,
+        ids: _I64,
+        norms: _F32,
+        blocks: _F32,
+        rows: _F32,
+        center: _F32,
+        max_norm: float,
+        max_centered_norm: float,
+    ) -> None: ...
+    def scan(
+        self,
+        kernels: Kernels,
+        rotation: Rotation,
+        queries: _F32,
+        probes: _I64 | None,
+        k: int,
+        eps0: float,
+        delta: int,
+        distances: _F32,
+        ids: _I64,
+        stats: _U64,
+        n_threads: int,
+    ) -> None: ...
+
+def kernel_names() -> list[tuple[str, bool]]: ...
+def kernels_by_name(name: str) -> Kernels: ...
+def score_lists(
+    kernels: Kernels,
+    metric: str,
+    queries: _F32,
+    rows: _F32,
+    ids: _I64,
+    distances: _F32,
+    n_threads: int,
+) -> None: ...
+def squared_norms(rows: _F32, out: _F64) -> float: ...
+def mean(rows: _F32, out: _F32) -> None: ...
+def normalize(rows: _F32, out: _F32) -> None: ...
+def fill_blocks(
+    kernels: Kernels,
+    rotation: Rotation,
+    center: _F32,
+    rows: _F32,
+    list_begin: _I64,
+    ids: _I64,
+    first_position: int,
+    norms: _F32 | None,
+    blocks: _F32,
+    n_threads: int,
+) -> float: ...
+def assign(
+    kernels: Kernels,
+    metric: str,
+    points: _F32,
+    centroids: _F32,
+    labels: _I32,
+    distances: _F32,
+    n_threads: int,
+) -> None: ...
+def cluster_sums(
+    points: _F32,
+    labels: _I32,
+    weights: _F64 | None,
+    sums: _F64,
+    totals: _F64,
+    counts: _I64,
+    n_threads: int,
+) -> None: ...
+def plan(
+    kernels: Kernels,
+    scheme: str,
+    pool: _I64,
+    keys: _U64,
+    k_dedicated: int,
+    head: int,
+    share_below: int,
+    lanes: _I64,
+    counts: _I32,
+    n_threads: int,
+) -> int: ...

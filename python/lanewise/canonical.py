@@ -1,0 +1,35 @@
+"""Rows as they are scored: short enough for float32, and normalised where the metric asks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise import _native
+
+__all__ = ["check_lengths", "normalized"]
+
+# Squared distances between two accepted vectors are at most half of the largest float32.
+_MAX_NORM2 = float(np.finfo(np.float32).max) / 8
+
+
+def check_lengths(X: npt.NDArray[np.float32], name: str) -> float:
+    """Return the largest squared length, or raise ValueError if a distance could overflow."""
+    norms2 = np.empty(len(X), dtype=np.float64)
+    largest = _native.squared_norms(X, norms2)
+    if largest > _MAX_NORM2:
+        row = int(np.argmax(norms2 > _MAX_NORM2))
+        raise ValueError(
+            f"{name}: expected vectors no longer than {math.sqrt(_MAX_NORM2):.3g}, so that "
+            f"distances stay finite, got length {math.sqrt(norms2[row]):.3g} in row {row}"
+        )
+    return largest
+
+
+def normalized(X: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return rows of length 1; a zero row stays zero."""
+    unit = np.empty_like(X)
+    _native.normalize(X, unit)
+    return unit

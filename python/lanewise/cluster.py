@@ -1,0 +1,378 @@
+"""k-means by tiled products with the argmax fused."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise import _native, draws
+from lanewise.arrays import as_matrix, check_choice, check_int, check_real
+from lanewise.canonical import check_lengths, normalized
+from lanewise.kernels import Kernels, get
+from lanewise.threads import resolve_threads
+
+__all__ = ["KMeans", "assign"]
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int32]
+_Weights = npt.NDArray[np.float64] | None
+
+
+def assign(
+    X: Any,
+    centroids: Any,
+    metric: str = "l2",
+    *,
+    kernels: str | Kernels | None = None,
+    n_threads: int | None = None,
+) -> tuple[Labels, Floats]:
+    """Find the nearest centroid of every point, in tiles: no (n, k) matrix ever exists.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+    centroids : array-like of shape (k, d)
+    metric : {"l2", "ip", "cosine"}, default "l2"
+        For the cosine both sides are normalised first.
+    kernels : str or Kernels, optional
+    n_threads : int, optional
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (n,)
+        The smallest number among equally near centroids, up to the rounding of float32.
+    distances : ndarray of float32, shape (n,)
+        The canonical distance to that centroid: squared L2, negated inner product, or 1 - cos.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the shapes do not fit, there is no centroid, or a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> labels, distances = assign([[0.0], [9.0]], [[1.0], [8.0]])
+    >>> labels.tolist(), distances.tolist()
+    ([0, 1], [1.0, 1.0])
+    """
+    metric = check_choice(metric, "metric", ("l2", "ip", "cosine"))
+    points = as_matrix(X, "X")
+    centers = as_matrix(centroids, "centroids", dim=points.shape[1], allow_empty=False)
+    if metric == "cosine":
+        points, centers = normalized(points), normalized(centers)
+    check_lengths(points, "X")
+    check_lengths(centers, "centroids")
+    labels, distances = _assign(points, centers, metric, get(kernels), resolve_threads(n_threads))
+    return labels, distances + np.float32(1) if metric == "cosine" else distances
+
+
+class KMeans:
+    """k-means clustering with Lloyd's algorithm; names and meanings are scikit-learn's.
+
+    The same data and `random_state` give the same centroids, bit for bit, on every instruction set
+    and for any number of threads.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+    metric : {"l2", "cosine"}, default "l2"
+        ``"cosine"`` is spherical k-means: points and centroids are normalised.
+    init : {"k-means++", "random"} or array-like of shape (n_clusters, d), default "k-means++"
+    n_init : int, default 1
+        Runs with different initial centroids; the one of the lowest inertia is kept.
+    max_iter : int, default 300
+    tol : float, default 1e-4
+        The fit has converged when the centroids' squared shift, summed, is at most `tol` times the
+        mean variance of the dimensions; or when no label changes.
+    random_state : int, default 0
+    kernels : str or Kernels, optional
+        Kernel set, see `lanewise.kernels.get`.
+    n_threads : int, optional
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of float32, shape (n_clusters, d)
+    labels_ : ndarray of int32, shape (n,)
+        Of the points that were fitted, for the final centroids.
+    inertia_ : float
+        Sum of the distances to the nearest centroid, times the weights: squared L2, or 1 - cos.
+    n_iter_ : int
+        Iterations of the best run.
+    n_features_in_ : int
+
+    Notes
+    -----
+    Labels are the argmax of x.c - |c|^2 / 2 over the centroids, computed in register tiles with
+    both sides shifted by the mean centroid, so that a large common offset costs no accuracy. An
+    empty cluster gets the point that is farthest from its centroid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.array([[0.0], [1.0], [10.0], [11.0]], dtype=np.float32)
+    >>> model = KMeans(n_clusters=2).fit(X)
+    >>> sorted(model.cluster_centers_[:, 0].tolist()), model.inertia_
+    ([0.5, 10.5], 1.0)
+    """
+
+    cluster_centers_: Floats
+    labels_: Labels
+    inertia_: float
+    n_iter_: int
+    n_features_in_: int
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        metric: str = "l2",
+        init: Any = "k-means++",
+        n_init: int = 1,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: int = 0,
+        kernels: str | Kernels | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self.n_clusters = check_int(n_clusters, "n_clusters", low=1, high=2**31 - 16)
+        self.metric = check_choice(metric, "metric", ("l2", "cosine"))
+        self.init = (
+            check_choice(init, "init", ("k-means++", "random")) if isinstance(init, str) else init
+        )
+        self.n_init = check_int(n_init, "n_init", low=1)
+        self.max_iter = check_int(max_iter, "max_iter", low=1)
+        self.tol = check_real(tol, "tol", low=0.0)
+        self.random_state = check_int(random_state, "random_state", low=0, high=2**64 - 1)
+        self.kernels = get(kernels)
+        self.n_threads = n_threads
+        resolve_threads(n_threads)
+
+    def fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+        """Find the centroids of some points.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), n >= n_clusters
+        sample_weight : array-like of shape (n,), optional
+            Not negative, and not all zero.
+
+        Returns
+        -------
+        KMeans
+            Itself, with the attributes set.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `X`, `sample_weight` or an initial array does not fit, or holds NaN or infinities.
+        """
+        points = self._points(X)
+        n, dim = points.shape
+        if n < self.n_clusters:
+            raise ValueError(f"X: expected at least n_clusters = {self.n_clusters} rows, got {n}")
+        weights = _check_weights(sample_weight, n)
+        given = None
+        if not isinstance(self.init, str):
+            given = as_matrix(self.init, "init", dim=dim)
+            if len(given) != self.n_clusters:
+                raise ValueError(f"init: expected {self.n_clusters} rows, got {len(given)}")
+            check_lengths(given, "init")
+            given = normalized(given) if self.metric == "cosine" else given.copy()
+        run = _Run(points, weights, self.metric, self.kernels, resolve_threads(self.n_threads))
+        tolerance = self.tol * run.mean_variance()
+        best = None
+        repetitions = 1 if given is not None else self.n_init
+        for seed in draws.seeds(self.random_state, repetitions):
+            start = run.initial(self.n_clusters, self.init, seed) if given is None else given
+            result = run.lloyd(start, self.max_iter, tolerance)
+            if best is None or result[2] < best[2]:
+                best = result
+        assert best is not None
+        self.cluster_centers_, self.labels_, self.inertia_, self.n_iter_ = best
+        self.n_features_in_ = dim
+        return self
+
+    def predict(self, X: Any) -> Labels:
+        """Return the label of each point's nearest centroid.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        ndarray of int32, shape (n,)
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, or `X` does not fit.
+        """
+        if not hasattr(self, "cluster_centers_"):
+            raise ValueError("KMeans: expected a fitted model, call fit first")
+        points = self._points(X, dim=self.n_features_in_)
+        threads = resolve_threads(self.n_threads)
+        return _assign(
+            points, self.cluster_centers_, _native_metric(self.metric), self.kernels, threads
+        )[0]
+
+    def fit_predict(self, X: Any, *, sample_weight: Any = None) -> Labels:
+        """Fit, and return `labels_`; parameters and errors are those of `fit`."""
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def _points(self, X: Any, dim: int | None = None) -> Floats:
+        points = as_matrix(X, "X", dim=dim)
+        if self.metric == "cosine":
+            return normalized(points)
+        check_lengths(points, "X")
+        return points
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "kernels"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.kernels = get()
+
+    def __repr__(self) -> str:
+        return f"KMeans(n_clusters={self.n_clusters}, metric={self.metric!r})"
+
+
+class _Run:
+    """Fixed points and settings of a fit."""
+
+    def __init__(
+        self, points: Floats, weights: _Weights, metric: str, kernels: Kernels, threads: int
+    ) -> None:
+        self.points = points
+        self.weights = weights
+        self.metric = metric
+        self.kernels = kernels
+        self.threads = threads
+
+    def mean_variance(self) -> float:
+        """Mean over the dimensions of the points' variance."""
+        center = np.empty((1, self.points.shape[1]), dtype=np.float32)
+        _native.mean(self.points, center[0])
+        return _ordered_sum(self.distances_to(center[0])) / self.points.size
+
+    def distances_to(self, center: Floats) -> npt.NDArray[np.float64]:
+        """Squared L2 distance of every point to one centre."""
+        everyone = np.arange(len(self.points), dtype=np.int64)[np.newaxis]
+        distances = np.empty(everyone.shape, dtype=np.float32)
+        _native.score_lists(
+            self.kernels, "l2", center[np.newaxis], self.points, everyone, distances, self.threads
+        )
+        exact: npt.NDArray[np.float64] = distances[0].astype(np.float64)
+        return exact
+
+    def initial(self, k: int, init: str, seed: int) -> Floats:
+        n = len(self.points)
+        if init == "random":
+            return self.points[draws.permutation(seed, "kmeans", n)[:k]].copy()
+        return self.points[self._plus_plus(k, draws.uniforms(seed, "kmeans", k))].copy()
+
+    def _plus_plus(self, k: int, uniforms: npt.NDArray[np.float64]) -> list[int]:
+        """k-means++ (Arthur & Vassilvitskii 2007): each next one in proportion to its distance."""
+        n = len(self.points)
+        weights = np.ones(n) if self.weights is None else self.weights
+        nearest = np.full(n, np.inf)
+        chance = weights
+        chosen: list[int] = []
+        for u in uniforms:
+            cumulative = np.cumsum(chance)
+            if cumulative[-1] > 0:
+                at = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+                at = min(at, int(np.searchsorted(cumulative, cumulative[-1])))
+            else:
+                # Fewer distinct points than clusters: any that is left will do.
+                at = min(set(range(k)) - set(chosen))
+            chosen.append(at)
+            np.minimum(nearest, self.distances_to(self.points[at]), out=nearest)
+            chance = weights * nearest
+        return chosen
+
+    def lloyd(
+        self, centers: Floats, max_iter: int, tolerance: float
+    ) -> tuple[Floats, Labels, float, int]:
+        """Alternate assignment and means; return centroids, labels, inertia and iterations."""
+        labels, distances = self.assign(centers)
+        n_iter = 0
+        while n_iter < max_iter:
+            n_iter += 1
+            moved = self.means(labels, distances, len(centers))
+            shift = (moved.astype(np.float64) - centers).ravel()
+            centers = moved
+            before = labels
+            labels, distances = self.assign(centers)
+            if np.array_equal(labels, before) or _ordered_sum(shift * shift) <= tolerance:
+                break
+        weighted = distances if self.weights is None else distances * self.weights
+        return centers, labels, _ordered_sum(weighted), n_iter
+
+    def assign(self, centers: Floats) -> tuple[Labels, npt.NDArray[np.float64]]:
+        labels, distances = _assign(
+            self.points, centers, _native_metric(self.metric), self.kernels, self.threads
+        )
+        exact = distances.astype(np.float64)
+        return labels, exact + 1 if self.metric == "cosine" else exact
+
+    def means(self, labels: Labels, distances: npt.NDArray[np.float64], k: int) -> Floats:
+        """Mean of every cluster; an empty one becomes the point that lies farthest."""
+        dim = self.points.shape[1]
+        sums = np.empty((k, dim), dtype=np.float64)
+        totals = np.empty(k, dtype=np.float64)
+        counts = np.empty(k, dtype=np.int64)
+        _native.cluster_sums(self.points, labels, self.weights, sums, totals, counts, self.threads)
+        empty = np.flatnonzero(totals <= 0)
+        if len(empty) > 0:
+            weights = np.ones(len(labels)) if self.weights is None else self.weights
+            # Points that are alone in their cluster stay there; equals go by their number.
+            movable = np.flatnonzero((counts[labels] > 1) & (weights > 0))
+            farthest = movable[np.argsort(-distances[movable], kind="stable")]
+            for cluster, point in zip(empty, farthest, strict=False):
+                home = labels[point]
+                x = self.points[point].astype(np.float64) * weights[point]
+                if totals[home] <= weights[point]:
+                    continue
+                sums[home] -= x
+                totals[home] -= weights[point]
+                sums[cluster], totals[cluster] = x, weights[point]
+        still_empty = totals <= 0
+        totals[still_empty] = 1
+        means = (sums / totals[:, np.newaxis]).astype(np.float32)
+        if still_empty.any():
+            # Fewer distinct points than clusters: repeat one, its twin's label wins every tie.
+            means[still_empty] = self.points[0]
+        return normalized(means) if self.metric == "cosine" else means
+
+
+def _assign(
+    points: Floats, centers: Floats, metric: str, kernels: Kernels, threads: int
+) -> tuple[Labels, Floats]:
+    labels = np.empty(len(points), dtype=np.int32)
+    distances = np.empty(len(points), dtype=np.float32)
+    _native.assign(kernels, _native_metric(metric), points, centers, labels, distances, threads)
+    return labels, distances
+
+
+def _native_metric(metric: str) -> str:
+    return "l2" if metric == "l2" else "ip"
+
+
+def _check_weights(sample_weight: Any, n: int) -> _Weights:
+    if sample_weight is None:
+        return None
+    weights = np.ascontiguousarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight: expected shape ({n},), got {weights.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any() or not (weights > 0).any():
+        raise ValueError("sample_weight: expected finite weights, not negative and not all zero")
+    return weights
+
+
+def _ordered_sum(values: npt.NDArray[Any]) -> float:
+    """Sum in index order: NumPy's own sum may add in another order on another CPU."""
+    return float(np.cumsum(values, dtype=np.float64)[-1]) if len(values) > 0 else 0.0

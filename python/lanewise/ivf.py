@@ -1,0 +1,239 @@
+"""Inverted lists: k-means cells, scanned with early termination."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise.arrays import check_int
+from lanewise.cluster import KMeans
+from lanewise.flat import Flat
+from lanewise.kernels import Kernels
+from lanewise.result import SearchResult
+from lanewise.store import Rows
+
+__all__ = ["IVF"]
+
+
+class IVF:
+    """Inverted file: rows in the cells of their nearest centroid, of which a search probes a few.
+
+    Within the probed cells the search is that of `Flat`: exact by default, early-terminated.
+
+    Parameters
+    ----------
+    dim : int
+    n_lists : int
+        Cells; about the square root of the number of rows is a good start.
+    metric : {"l2", "ip", "cosine"}, default "l2"
+        As for `Flat`. Cells are trained on L2 distances, for the cosine on normalised rows.
+    n_probe : int, default 8
+        Cells that a search probes if it does not say.
+    train_iterations : int, default 20
+    seed : int, default 0
+        Of the rotation and of the k-means start.
+    kernels : str or Kernels, optional
+    n_threads : int, optional
+
+    Notes
+    -----
+    Sivic & Zisserman, "Video Google", ICCV 2003, for inverted files of vectors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lanewise as lw
+    >>> X = np.random.default_rng(0).standard_normal((1000, 16), dtype=np.float32)
+    >>> index = lw.IVF(16, n_lists=30).train(X).add(X)
+    >>> index.search(X[:2], k=1, n_probe=4).ids.tolist()
+    [[0], [1]]
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_lists: int,
+        metric: str = "l2",
+        *,
+        n_probe: int = 8,
+        train_iterations: int = 20,
+        seed: int = 0,
+        kernels: str | Kernels | None = None,
+        n_threads: int | None = None,
+    ) -> None:
+        self._rows = Rows(dim, metric, seed, kernels, n_threads)
+        self.n_lists = check_int(n_lists, "n_lists", low=1, high=2**31 - 16)
+        self.n_probe = check_int(n_probe, "n_probe", low=1)
+        self.train_iterations = check_int(train_iterations, "train_iterations", low=1)
+        self.seed = seed
+        self._kmeans: KMeans | None = None
+        self._labels = np.empty(0, dtype=np.int32)
+        self._coarse: Flat | None = None
+
+    def train(self, X: Any) -> Self:
+        """Find the cells.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, dim), n >= n_lists
+            A sample of the rows, or all of them.
+
+        Returns
+        -------
+        IVF
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `X` does not fit, or the index already holds rows.
+        """
+        if len(self) > 0:
+            raise ValueError(
+                f"IVF: expected to be trained before rows are added, holds {len(self)}"
+            )
+        kmeans = KMeans(
+            self.n_lists,
+            metric="cosine" if self.metric == "cosine" else "l2",
+            init="random",
+            max_iter=self.train_iterations,
+            random_state=self.seed,
+            kernels=self._rows.kernels,
+            n_threads=self._rows.n_threads,
+        ).fit(X)
+        coarse = Flat(
+            self.dim,
+            self.metric,
+            kernels=self._rows.kernels,
+            n_threads=self._rows.n_threads,
+        ).add(kmeans.cluster_centers_)
+        self._kmeans, self._coarse = kmeans, coarse
+        return self
+
+    def add(self, X: Any, *, n_threads: int | None = None) -> Self:
+        """Add vectors; they get the next row numbers as ids.
+
+        The lists are laid out anew, so add many rows at a time.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, dim)
+        n_threads : int, optional
+
+        Returns
+        -------
+        IVF
+            Itself. A search that runs meanwhile sees either all of `X` or nothing of it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained or `X` does not fit. Nothing is added then.
+        """
+        kmeans, _ = self._trained()
+        rows, _ = self._rows.as_rows(X, "X")
+        threads = self._rows.threads(n_threads)
+        labels = np.concatenate((self._labels, kmeans.predict(rows)))
+        together = np.concatenate((self._rows.snapshot.rows, rows))
+        self._rows.arrange(together, labels, self.n_lists, threads)
+        self._labels = labels
+        return self
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        n_probe: int | None = None,
+        eps0: float = math.inf,
+        delta: int = 32,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """Find the k nearest rows in the cells nearest to each query.
+
+        Parameters
+        ----------
+        queries : array-like of shape (n_queries, dim) or (dim,)
+        k : int, default 10
+        n_probe : int, optional
+            Cells to probe; all of them give the exact answer.
+        eps0, delta
+            As for `Flat.search`.
+        n_threads : int, optional
+
+        Returns
+        -------
+        SearchResult
+            As from `Flat.search`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained, or an argument is out of its range.
+        """
+        _, coarse = self._trained()
+        Q = self._rows.as_canonical_queries(queries)
+        n_probe = check_int(self.n_probe if n_probe is None else n_probe, "n_probe", low=1)
+        probes = coarse.search(
+            Q, min(n_probe, self.n_lists), n_threads=self._rows.threads(n_threads)
+        ).ids
+        return self._rows.search(Q, k, probes=probes, eps0=eps0, delta=delta, n_threads=n_threads)
+
+    def score(
+        self, queries: Any, ids: Any, *, n_threads: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Score named rows exactly, as `Flat.score` does."""
+        return self._rows.score(queries, ids, n_threads)
+
+    def pool(
+        self,
+        queries: Any,
+        k_pool: int,
+        *,
+        n_probe: int | None = None,
+        n_threads: int | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """Return the ids of the k_pool nearest rows found, in rank order, for `LaneSearch`.
+
+        Parameters and errors are those of `search`; the shape is (n_queries, k_pool).
+        """
+        return self.search(queries, k_pool, n_probe=n_probe, n_threads=n_threads).ids
+
+    def _trained(self) -> tuple[KMeans, Flat]:
+        if self._kmeans is None or self._coarse is None:
+            raise ValueError("IVF: expected a trained index, call train first")
+        return self._kmeans, self._coarse
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return self._rows.dim
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self._rows.metric
+
+    @property
+    def centroids(self) -> npt.NDArray[np.float32]:
+        """Centroids of the cells, shape (n_lists, dim)."""
+        return self._trained()[0].cluster_centers_
+
+    @property
+    def list_sizes(self) -> npt.NDArray[np.int64]:
+        """Rows in each cell, shape (n_lists,)."""
+        return np.bincount(self._labels, minlength=self.n_lists).astype(np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that the index holds."""
+        return self._rows.nbytes
+
+    def __len__(self) -> int:
+        return self._rows.snapshot.n
+
+    def __repr__(self) -> str:
+        return f"IVF(dim={self.dim}, n_lists={self.n_lists}, metric={self.metric!r}, n={len(self)})"
