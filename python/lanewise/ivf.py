@@ -70,7 +70,6 @@ class IVF:
         self.train_iterations = check_int(train_iterations, "train_iterations", low=1)
         self.seed = seed
         self._kmeans: KMeans | None = None
-        self._labels = np.empty(0, dtype=np.int32)
         self._coarse: Flat | None = None
 
     def train(self, X: Any) -> Self:
@@ -136,10 +135,7 @@ class IVF:
         kmeans, _ = self._trained()
         rows, _ = self._rows.as_rows(X, "X")
         threads = self._rows.threads(n_threads)
-        labels = np.concatenate((self._labels, kmeans.predict(rows)))
-        together = np.concatenate((self._rows.snapshot.rows, rows))
-        self._rows.arrange(together, labels, self.n_lists, threads)
-        self._labels = labels
+        self._rows.arrange(rows, kmeans.predict(rows), self.n_lists, threads)
         return self
 
     def search(
@@ -225,7 +221,8 @@ class IVF:
     @property
     def list_sizes(self) -> npt.NDArray[np.int64]:
         """Rows in each cell, shape (n_lists,)."""
-        return np.bincount(self._labels, minlength=self.n_lists).astype(np.int64)
+        sizes = self._rows.snapshot.list_size
+        return sizes.copy() if len(self) > 0 else np.zeros(self.n_lists, dtype=np.int64)
 
     @property
     def nbytes(self) -> int:

@@ -50,6 +50,7 @@ class State:
     center: Floats
     list_begin: Ids
     list_size: Ids
+    labels: npt.NDArray[np.int32]  # list of each row; empty if there is but one list
     n: int = 0
     n_centered: int = 0
     max_norm2: float = 0.0
@@ -66,6 +67,7 @@ class Snapshot:
 
     n: int
     rows: Floats
+    list_size: Ids
     native: _native.Store
 
 
@@ -104,6 +106,7 @@ class Rows:
             center=np.zeros(self.dim, dtype=np.float32),
             list_begin=np.zeros(2, dtype=np.int64),
             list_size=np.zeros(1, dtype=np.int64),
+            labels=np.empty(0, dtype=np.int32),
         )
         self._publish(self._state)
 
@@ -166,28 +169,32 @@ class Rows:
             self._publish(new)
 
     def arrange(self, X: Floats, labels: npt.NDArray[np.int32], n_lists: int, threads: int) -> None:
-        """Replace everything by canonical rows X, gathered in lists by their labels."""
-        sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
-        list_begin = np.concatenate(([0], np.cumsum(-(-sizes // _LANES) * _LANES)))
-        order = np.argsort(labels, kind="stable")
-        first_of_list = np.cumsum(sizes) - sizes
-        lists = labels[order]
-        place = list_begin[lists] + np.arange(len(X)) - first_of_list[lists]
-        positions = int(list_begin[-1])
-        new = State(
-            rows=X,
-            ids=np.full(positions, -1, dtype=np.int64),
-            norms=np.zeros(positions, dtype=np.float32),
-            blocks=np.empty(positions * self.dim, dtype=np.float32),
-            center=np.zeros(self.dim, dtype=np.float32),
-            list_begin=list_begin.astype(np.int64),
-            list_size=sizes,
-            n=len(X),
-            max_norm2=_native.squared_norms(X, np.empty(len(X), dtype=np.float64)),
-        )
-        new.ids[place] = order
-        _center(new)
+        """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
         with self._lock:
+            old = self._state
+            rows = np.concatenate((old.rows[: old.n], X))
+            labels = np.concatenate((old.labels, labels))
+            sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
+            list_begin = np.concatenate(([0], np.cumsum(-(-sizes // _LANES) * _LANES)))
+            order = np.argsort(labels, kind="stable")
+            first_of_list = np.cumsum(sizes) - sizes
+            lists = labels[order]
+            place = list_begin[lists] + np.arange(len(rows)) - first_of_list[lists]
+            positions = int(list_begin[-1])
+            new = State(
+                rows=rows,
+                ids=np.full(positions, -1, dtype=np.int64),
+                norms=np.zeros(positions, dtype=np.float32),
+                blocks=np.empty(positions * self.dim, dtype=np.float32),
+                center=old.center,
+                list_begin=list_begin.astype(np.int64),
+                list_size=sizes,
+                labels=labels,
+                n=len(rows),
+                max_norm2=_native.squared_norms(rows, np.empty(len(rows), dtype=np.float64)),
+            )
+            new.ids[place] = order
+            _center(new)
             self._fill(new, 0, threads)
             self._publish(new)
 
@@ -221,7 +228,7 @@ class Rows:
             math.sqrt(state.max_centered_norm2),
         )
         self._state = state
-        self.snapshot = Snapshot(state.n, rows, store)
+        self.snapshot = Snapshot(state.n, rows, state.list_size, store)
 
     def search(
         self,
