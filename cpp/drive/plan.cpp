@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <memory>
 #include <vector>
 
 namespace lw {
@@ -14,7 +15,7 @@ constexpr std::uint64_t kStratifiedTag = 2;
 constexpr std::uint64_t kOwnerTag = 3;
 
 constexpr std::size_t kCountersTogether = 8;  // the threefry kernel's unit
-constexpr std::size_t kQueriesPerPiece = 256;
+constexpr std::size_t kQueriesPerPiece = 128;
 
 // (word * n) / 2^64 and (word * n) / 2^32: a fair share of [0, n) for each value of a uniform word.
 std::size_t scale64(std::uint64_t word, std::uint64_t n) {
@@ -34,7 +35,7 @@ std::size_t scale32(std::uint32_t word, std::size_t n) {
 class Planner {
  public:
   Planner(const Kernels& kernels, const PlanParameters& parameters, std::size_t k_pool)
-      : kernels_(kernels), p_(parameters), next_(parameters.n_lanes), seen_(kSeenSlots, 0) {
+      : kernels_(kernels), p_(parameters), next_(parameters.n_lanes), end_(parameters.n_lanes), seen_(kSeenSlots, 0) {
     const std::size_t padded = (k_pool + kCountersTogether) / kCountersTogether * kCountersTogether;
     copied_.resize(padded);
     lane_.resize(padded);
@@ -71,43 +72,51 @@ class Planner {
 
   // Takes the candidates there are; false if one stands twice.
   bool take(const std::int64_t* pool, std::size_t k_pool) {
-    std::int64_t signs = 0;
-    for (std::size_t i = 0; i < k_pool; ++i) signs |= pool[i];
-    if (signs >= 0 && k_pool % kCountersTogether == 0) {
-      ids_ = reinterpret_cast<const std::uint64_t*>(pool);
-      n_ = k_pool;
-    } else {
-      n_ = 0;
-      for (std::size_t i = 0; i < k_pool; ++i) {
-        if (pool[i] >= 0) copied_[n_++] = static_cast<std::uint64_t>(pool[i]);
-      }
-      ids_ = copied_.data();
+    ids_ = reinterpret_cast<const std::uint64_t*>(pool);
+    n_ = k_pool;
+    // The threefry kernel reads whole vectors of ids.
+    if (k_pool % kCountersTogether == 0) {
+      const Look look = look_through();
+      if (look == Look::kClean) return true;
+      if (look == Look::kDuplicate) return false;
     }
-    return !has_duplicate();
+    n_ = 0;
+    for (std::size_t i = 0; i < k_pool; ++i) {
+      if (pool[i] >= 0) copied_[n_++] = static_cast<std::uint64_t>(pool[i]);
+    }
+    ids_ = copied_.data();
+    return look_through() == Look::kClean;
   }
 
-  // A table of generations finds nearly all pools clean in one pass; a slot that is taken only means "look closely".
-  bool has_duplicate() {
+  enum class Look { kClean, kMissing, kDuplicate };
+
+  // Looks for -1 and for ids that stand twice. A table of generations finds nearly all pools clean in one pass; a slot
+  // that is taken only means "look closely".
+  Look look_through() {
     if (++generation_ == 0) {
-      std::fill(seen_.begin(), seen_.end(), std::uint16_t{0});
+      std::fill(seen_.begin(), seen_.end(), std::uint8_t{0});
       generation_ = 1;
     }
     // Locals, because a store to the table could otherwise change the members for all the compiler knows.
-    const std::uint16_t generation = generation_;
-    std::uint16_t* const seen = seen_.data();
+    const std::uint8_t generation = generation_;
+    std::uint8_t* const seen = seen_.data();
     const std::uint64_t* const ids = ids_;
     const std::size_t n = n_;
     bool suspicious = false;
+    std::uint64_t any = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      std::uint16_t& slot = seen[ids[i] * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
+      const std::uint64_t id = ids[i];
+      any |= id;
+      std::uint8_t& slot = seen[id * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
       suspicious |= slot == generation;
       slot = generation;
     }
-    if (!suspicious) return false;
+    if (static_cast<std::int64_t>(any) < 0) return Look::kMissing;
+    if (!suspicious) return Look::kClean;
     std::copy_n(ids, n, word0_.begin());
     const auto end = word0_.begin() + static_cast<std::ptrdiff_t>(n);
     std::sort(word0_.begin(), end);
-    return std::adjacent_find(word0_.begin(), end) != end;
+    return std::adjacent_find(word0_.begin(), end) == end ? Look::kClean : Look::kDuplicate;
   }
 
   void draw(const std::uint64_t* key, const std::uint64_t* counters, std::uint64_t tag, std::size_t n) {
@@ -170,29 +179,34 @@ class Planner {
     std::fill(lane_.begin(), lane_.begin() + static_cast<std::ptrdiff_t>(n_shared), kEverybody);
     std::fill(lane_.begin() + static_cast<std::ptrdiff_t>(n), lane_.begin() + static_cast<std::ptrdiff_t>(n_), kNobody);
     const std::size_t n_strata = (n - n_shared + m - 1) / m;
-    while (stratum_.size() < n_strata + kCountersTogether) stratum_.push_back(stratum_.size());
+    const std::size_t padded = n_strata + kCountersTogether;
+    while (stratum_.size() < padded) stratum_.push_back(stratum_.size());
+    if (word0_.size() < padded) {
+      word0_.resize(padded);
+      word1_.resize(padded);
+    }
     dealing_.resize(n_strata * m);
+    // Locals, because a store to the lanes could otherwise change the members for all the compiler knows.
+    std::uint32_t* const dealing = dealing_.data();
+    const std::uint64_t* const word0 = word0_.data();
+    const std::uint64_t* const word1 = word1_.data();
     for (std::size_t s = 0; s < n_strata; ++s) {
-      for (std::size_t j = 0; j < m; ++j) dealing_[s * m + j] = static_cast<std::uint32_t>(j);
+      for (std::size_t j = 0; j < m; ++j) dealing[s * m + j] = static_cast<std::uint32_t>(j);
     }
     for (std::size_t block = 0; block * 4 + 1 < m; ++block) {
-      if (word0_.size() < n_strata + kCountersTogether) {
-        word0_.resize(n_strata + kCountersTogether);
-        word1_.resize(n_strata + kCountersTogether);
-      }
       draw(key, stratum_.data(), kStratifiedTag | static_cast<std::uint64_t>(block) << 8, n_strata);
       for (std::size_t s = 0; s < n_strata; ++s) {
         const std::uint32_t words[4] = {
-            static_cast<std::uint32_t>(word0_[s]), static_cast<std::uint32_t>(word0_[s] >> 32),
-            static_cast<std::uint32_t>(word1_[s]), static_cast<std::uint32_t>(word1_[s] >> 32)};
-        std::uint32_t* const lanes = dealing_.data() + s * m;
+            static_cast<std::uint32_t>(word0[s]), static_cast<std::uint32_t>(word0[s] >> 32),
+            static_cast<std::uint32_t>(word1[s]), static_cast<std::uint32_t>(word1[s] >> 32)};
+        std::uint32_t* const lanes = dealing + s * m;
         for (std::size_t step = 0; step < 4 && block * 4 + step + 1 < m; ++step) {
           const std::size_t last = m - 1 - (block * 4 + step);
           std::swap(lanes[last], lanes[scale32(words[step], last + 1)]);
         }
       }
     }
-    std::copy_n(dealing_.begin(), n - n_shared, lane_.begin() + static_cast<std::ptrdiff_t>(n_shared));
+    std::copy_n(dealing, n - n_shared, lane_.begin() + static_cast<std::ptrdiff_t>(n_shared));
   }
 
   // Each candidate finds its lane by itself: no pool, no order and no other candidate is asked.
@@ -238,11 +252,10 @@ class Planner {
     if (p_.scheme == Scheme::kStratified) {
       // A whole stratum gives every lane one candidate, so its number is their place in the lanes.
       const std::size_t m = p_.n_lanes;
-      const std::size_t n_whole = std::min(n / m, p_.k_lane);
+      const std::size_t k = p_.k_lane;
+      const std::size_t n_whole = std::min(n / m, k);
       for (std::size_t s = 0; s < n_whole; ++s) {
-        for (std::size_t i = s * m; i < (s + 1) * m; ++i) {
-          lanes[lane[i] * p_.k_lane + s] = static_cast<std::int64_t>(ids[i]);
-        }
+        for (std::size_t i = s * m; i < (s + 1) * m; ++i) lanes[lane[i] * k + s] = static_cast<std::int64_t>(ids[i]);
       }
       for (std::size_t r = 0; r < m; ++r) next[r] += n_whole;
       for (std::size_t i = n_whole * m; i < n; ++i) {
@@ -250,18 +263,19 @@ class Planner {
       }
       return;
     }
-    // A full lane's candidate goes to a place that nobody reads: cheaper than a branch that chance decides.
+    // A full lane's candidate goes to a place that nobody reads, and is not counted afterwards.
     std::int64_t nowhere;
-    const std::size_t k = p_.k_lane;
     const std::size_t n_lanes = p_.n_lanes;
+    std::int64_t** const end = end_.data();
+    for (std::size_t r = 0; r < n_lanes; ++r) end[r] = lanes + (r + 1) * p_.k_lane;
     const std::uint64_t* const words = word0_.data();
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t owner = scale64(words[i], n_lanes);
       std::int64_t* const slot = next[owner];
-      const bool room = slot < lanes + (owner + 1) * k;
-      *(room ? slot : &nowhere) = static_cast<std::int64_t>(ids[i]);
-      next[owner] = slot + (room ? 1 : 0);
+      *(slot < end[owner] ? slot : &nowhere) = static_cast<std::int64_t>(ids[i]);
+      next[owner] = slot + 1;
     }
+    for (std::size_t r = 0; r < n_lanes; ++r) next[r] = std::min(next[r], end[r]);
   }
 
   void deal_with_repeats(std::int64_t* lanes) {
@@ -286,8 +300,9 @@ class Planner {
   std::vector<std::uint64_t> copied_, word0_, word1_, stratum_;
   std::vector<std::uint32_t> lane_, order_, bucket_, dealing_;
   std::vector<std::int64_t*> next_;  // where each lane's next candidate goes
-  std::vector<std::uint16_t> seen_;
-  std::uint16_t generation_ = 0;
+  std::vector<std::int64_t*> end_;   // and where its budget ends
+  std::vector<std::uint8_t> seen_;
+  std::uint8_t generation_ = 0;
 };
 
 }  // namespace
@@ -297,9 +312,11 @@ PlanOutcome plan(const Kernels& kernels, const PlanParameters& parameters, const
                  std::int32_t* counts, std::size_t* duplicate_query, std::size_t n_threads,
                  const Interrupt& interrupt) {
   std::atomic<std::size_t> duplicate{n_queries};
+  std::vector<std::unique_ptr<Planner>> planners(n_threads);
   const std::size_t n_pieces = (n_queries + kQueriesPerPiece - 1) / kQueriesPerPiece;
-  const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
-    Planner planner(kernels, parameters, k_pool);
+  const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
+    if (planners[worker] == nullptr) planners[worker] = std::make_unique<Planner>(kernels, parameters, k_pool);
+    Planner& planner = *planners[worker];
     const std::size_t end = std::min(n_queries, (piece + 1) * kQueriesPerPiece);
     for (std::size_t q = piece * kQueriesPerPiece; q < end; ++q) {
       const std::size_t first_lane = q * parameters.n_lanes;

@@ -14,7 +14,7 @@ Where to find what
 
 from importlib.metadata import version as _version
 
-from lanewise import datasets, kernels, lanes
+from lanewise import datasets, kernels, lanes, oracle
 from lanewise.cluster import KMeans
 from lanewise.flat import Flat
 from lanewise.hnsw import HNSW
@@ -37,4 +37,5 @@ __all__ = [
     "kernels",
     "lanes",
     "merge",
+    "oracle",
 ]

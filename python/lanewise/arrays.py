@@ -173,7 +173,8 @@ def as_vector_ids(
     low = -1 if allow_missing else 0
     # Compared before the cast to int64, which would wrap unsigned ids into negative ones.
     high = np.iinfo(np.int64).max if upper is None else upper - 1
-    if array.size and (int(array.min()) < low or int(array.max()) > high):
+    may_exceed = upper is not None or array.dtype == np.uint64
+    if array.size and (int(array.min()) < low or (may_exceed and int(array.max()) > high)):
         at = np.unravel_index(int(np.argmax((array < low) | (array > high))), array.shape)
         bound = f"< {upper}" if upper is not None else "< 2**63"
         missing = ", or -1 for a missing one" if allow_missing else ""

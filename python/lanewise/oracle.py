@@ -1,0 +1,1139 @@
+"""The truth, slowly: what the kernels and drivers compute, in float64 and plain integers.
+
+Nothing here calls the compiled module. Wherever there is one, another algorithm than the fast
+one is used (a dense Hadamard matrix instead of butterflies, a sort instead of a heap, a matrix
+instead of a rotation in place), so that the two can hardly share a mistake. The functions of the
+first part have the names of the kernels, those of the second the names of what the package does
+with them. The third part bounds how far float32 may be from this truth: tests compare with these
+bounds, never with a tolerance that happens to pass.
+
+Distances are what `lanewise.SearchResult` reports, smaller is nearer: squared L2, the negated
+inner product, or one minus the cosine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "adsampling",
+    "all_finite",
+    "assign",
+    "assign_points",
+    "chain_error",
+    "cluster_sums",
+    "dot_rows",
+    "fwht",
+    "fwht_error",
+    "gamma",
+    "hadamard",
+    "k_dedicated",
+    "l2_rows",
+    "lloyd",
+    "merge",
+    "mway_jaccard",
+    "pairwise_jaccard",
+    "plan",
+    "prune",
+    "recall",
+    "rotate",
+    "rotation_error",
+    "rotation_matrix",
+    "row_error",
+    "search",
+    "share_below",
+    "threefry",
+]
+
+Doubles = npt.NDArray[np.float64]
+Longs = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+
+UNIT = 2.0**-24
+"""Largest relative error of one float32 operation, rounded to nearest."""
+
+UNDERFLOW = 2.0**-150
+"""Largest absolute error of one float32 operation whose result is subnormal."""
+
+_LANES = 16
+_DENSE = 32
+_WORD = 2**64 - 1
+
+
+# ------------------------------------------------------------------------------------- kernels
+
+
+def hadamard(n: int) -> Doubles:
+    """Return the Walsh-Hadamard matrix in natural (Sylvester) order.
+
+    Parameters
+    ----------
+    n : int
+        A power of two.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n)
+        Entry (i, j) is 1 where i and j share an even number of one bits, -1 elsewhere. Symmetric,
+        and n times the identity when multiplied by itself.
+
+    References
+    ----------
+    J. J. Sylvester, "Thoughts on inverse orthogonal matrices" (1867): H_2n = H_2 (x) H_n, whose
+    entries are the parities of ``i & j``.
+
+    Examples
+    --------
+    >>> hadamard(4).astype(int).tolist()
+    [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+    """
+    if n < 1 or n & (n - 1):
+        raise ValueError(f"n: expected a power of two, got {n}")
+    index = np.arange(n)
+    parity = index[:, None] & index
+    for shift in (32, 16, 8, 4, 2, 1):
+        parity ^= parity >> shift
+    return np.where(parity & 1, -1.0, 1.0)
+
+
+def all_finite(x: npt.ArrayLike) -> bool:
+    """Return whether no number is NaN or infinite.
+
+    Parameters
+    ----------
+    x : array-like of float
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> all_finite([0.0, -1e38]), all_finite([0.0, float("nan")])
+    (True, False)
+    """
+    return all(math.isfinite(value) for value in np.asarray(x, np.float64).ravel().tolist())
+
+
+def fwht(x: npt.ArrayLike, weights: npt.ArrayLike) -> Doubles:
+    """Return the Walsh-Hadamard transform of weighted vectors.
+
+    Parameters
+    ----------
+    x : array-like of float, shape (n, 2**m) or (2**m,)
+    weights : array-like of float, shape (2**m,)
+        Multiplied into `x` first: signs, scaling or ones.
+
+    Returns
+    -------
+    ndarray of float64, shape of `x`
+        ``H (weights * x)`` for every vector, H unnormalised. Exact while all sums of magnitudes
+        stay below 2**53.
+
+    Notes
+    -----
+    Up to 32 dimensions the matrix is built and multiplied. Beyond, H_ab = H_a (x) H_b turns a
+    vector into a table of a rows and b columns whose columns and rows are transformed in turn.
+
+    Examples
+    --------
+    >>> fwht([[1, 2, 3, 4]], [1, 1, 1, -1]).tolist()
+    [[2.0, 6.0, 4.0, -8.0]]
+    """
+    return _hadamard_product(np.asarray(x, np.float64) * np.asarray(weights, np.float64))
+
+
+def _hadamard_product(x: Doubles) -> Doubles:
+    dim = x.shape[-1]
+    if dim <= _DENSE:
+        return x @ hadamard(dim)
+    table = x.reshape(*x.shape[:-1], dim // _DENSE, _DENSE) @ hadamard(_DENSE)
+    columns = _hadamard_product(np.ascontiguousarray(np.swapaxes(table, -1, -2)))
+    return np.ascontiguousarray(np.swapaxes(columns, -1, -2)).reshape(x.shape)
+
+
+def prune(
+    block: npt.ArrayLike,
+    query: npt.ArrayLike,
+    begin: int,
+    end: int,
+    partial: npt.ArrayLike,
+    norms: npt.ArrayLike,
+    offset: float,
+    scale: float,
+    alive: int,
+) -> tuple[Doubles, int]:
+    """Return the partial distances and the survivors of one step of an early-terminated scan.
+
+    Parameters
+    ----------
+    block : array-like of float, shape (dim, width)
+        Dimension-major candidates, one in each column.
+    query : array-like of float, shape (dim,)
+    begin, end : int
+        Dimensions to add in this step.
+    partial : array-like of float, shape (width,)
+        Sums of the earlier steps.
+    norms : array-like of float, shape (width,)
+    offset, scale : float
+        A candidate survives if its sum is below ``scale * (offset + norms[c])``.
+    alive : int
+        Bit c is set if candidate c is still in the race.
+
+    Returns
+    -------
+    partial : ndarray of float64, shape (width,)
+        Grown for every group of 16 candidates that has one alive; as it was for the others.
+    survivors : int
+        Bits of the candidates that were alive and stay so.
+
+    References
+    ----------
+    J. Gao and C. Long, "High-dimensional approximate nearest neighbor search: with reliable and
+    efficient distance comparison operations" (2023).
+
+    Examples
+    --------
+    >>> block = np.zeros((2, 16))
+    >>> block[:, 1] = 3
+    >>> sums, survivors = prune(block, [0, 0], 0, 2, np.zeros(16), np.zeros(16), 10, 1, 0b11)
+    >>> float(sums[1]), bin(survivors)
+    (18.0, '0b1')
+    """
+    columns = np.asarray(block, np.float64)
+    target = np.asarray(query, np.float64)
+    sums = np.array(partial, np.float64)
+    length = np.asarray(norms, np.float64)
+    survivors = 0
+    for c in range(columns.shape[1]):
+        group = alive >> (c // _LANES * _LANES) & (1 << _LANES) - 1
+        if group == 0:
+            continue
+        sums[c] += ((target[begin:end] - columns[begin:end, c]) ** 2).sum()
+        if alive >> c & 1 and sums[c] < scale * (offset + length[c]):
+            survivors |= 1 << c
+    return sums, survivors
+
+
+def l2_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Doubles:
+    """Return the squared L2 distances of named rows to a query.
+
+    Parameters
+    ----------
+    query : array-like of float, shape (dim,)
+    rows : array-like of float, shape (n_rows, dim)
+    ids : array-like of int, shape (n,)
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        From differences, never from expanded norms.
+
+    Examples
+    --------
+    >>> l2_rows([0, 0], [[3, 4], [1, 0]], [1, 0]).tolist()
+    [1.0, 25.0]
+    """
+    chosen = np.asarray(rows, np.float64)[np.asarray(ids, np.int64)]
+    return np.asarray(((np.asarray(query, np.float64) - chosen) ** 2).sum(axis=1), np.float64)
+
+
+def dot_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Doubles:
+    """Return the inner products of named rows with a query.
+
+    Parameters and result are those of `l2_rows`.
+
+    Examples
+    --------
+    >>> dot_rows([1, 2], [[3, 4], [1, 0]], [1, 0]).tolist()
+    [1.0, 11.0]
+    """
+    chosen = np.asarray(rows, np.float64)[np.asarray(ids, np.int64)]
+    return np.asarray(chosen @ np.asarray(query, np.float64), np.float64)
+
+
+def assign(
+    points: npt.ArrayLike, centroids: npt.ArrayLike, bias: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int32], Doubles]:
+    """Return the centroid of the largest ``bias[j] + x . c_j`` for every point.
+
+    Parameters
+    ----------
+    points : array-like of float, shape (n, dim)
+    centroids : array-like of float, shape (k, dim)
+    bias : array-like of float, shape (k,)
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (n,)
+        The smallest j among equals.
+    scores : ndarray of float64, shape (n,)
+
+    Examples
+    --------
+    >>> labels, scores = assign([[1, 0], [0, 1]], [[2, 0], [2, 0], [0, 1]], [0, 0, 1])
+    >>> labels.tolist(), scores.tolist()
+    ([0, 2], [2.0, 2.0])
+    """
+    products = np.asarray(points, np.float64) @ np.asarray(centroids, np.float64).T
+    scores = np.asarray(bias, np.float64) + products
+    labels = np.argmax(scores, axis=1)  # the first of equal ones
+    return labels.astype(np.int32), scores[np.arange(len(labels)), labels]
+
+
+_ROTATIONS = (16, 42, 12, 31, 16, 32, 24, 21)
+_PARITY = 0x1BD11BDAA9FC1A22
+_ROUNDS = 13
+
+
+def threefry(
+    key: Sequence[int] | Words, counter0: npt.ArrayLike, counter1: npt.ArrayLike
+) -> tuple[Words, Words]:
+    """Return Threefry2x64-13 of many counters under one key.
+
+    Parameters
+    ----------
+    key : array-like of uint64, shape (2,)
+    counter0, counter1 : array-like of uint64, shape (n,) or ()
+        The two words of each counter; broadcast against each other.
+
+    Returns
+    -------
+    word0, word1 : ndarray of uint64, shape (n,)
+
+    References
+    ----------
+    J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), section 4.1 and
+    table 2: 13 rounds pass BigCrush; the parity is that of Skein 1.3.
+
+    Examples
+    --------
+    >>> word0, word1 = threefry([0, 0], [0], 0)
+    >>> hex(int(word0[0])), hex(int(word1[0]))
+    ('0xf167b032c3b480bd', '0xe91f9fee4b7a6fb5')
+    """
+    x0, x1 = np.broadcast_arrays(
+        np.atleast_1d(np.asarray(counter0, np.uint64)),
+        np.atleast_1d(np.asarray(counter1, np.uint64)),
+    )
+    word0, word1 = _threefry(int(key[0]), int(key[1]), x0, x1)
+    return word0, word1
+
+
+def _threefry(key0: int, key1: int, x0: Any, x1: Any) -> tuple[Any, Any]:
+    """Run the cipher on two integers, or on two arrays of uint64, which wrap by themselves."""
+    schedule = (key0, key1, _PARITY ^ key0 ^ key1)
+    x0 = (x0 + schedule[0]) & _WORD
+    x1 = (x1 + schedule[1]) & _WORD
+    for i in range(_ROUNDS):
+        left = _ROTATIONS[i % 8]
+        x0 = (x0 + x1) & _WORD
+        x1 = ((x1 << left) & _WORD | x1 >> (64 - left)) ^ x0
+        injection, rest = divmod(i + 1, 4)
+        if rest == 0:
+            x0 = (x0 + schedule[injection % 3]) & _WORD
+            x1 = (x1 + ((schedule[(injection + 1) % 3] + injection) & _WORD)) & _WORD
+    return x0, x1
+
+
+# ------------------------------------------------------------------------------------ rotation
+
+
+def rotation_matrix(weights: npt.ArrayLike, chunk: int, stride: int) -> Doubles:
+    """Return the matrix of a rotation by signs and Walsh-Hadamard transforms.
+
+    Parameters
+    ----------
+    weights : array-like of float, shape (n_rounds, dim)
+        Sign over the square root of the transform's length for every coordinate of every round;
+        with these the result is orthogonal.
+    chunk : int
+        Coordinates that travel together between rounds; divides dim.
+    stride : int
+        Coprime to ``dim / chunk``: chunk i comes from chunk ``(i * stride) % (dim / chunk)``.
+
+    Returns
+    -------
+    ndarray of float64, shape (dim, dim)
+        R such that the rotated vector is R x: in each round a diagonal matrix of weights, then one
+        Hadamard matrix for each binary digit of dim (384 = 256 + 128), largest first; between two
+        rounds the permutation, except if dim is a power of two.
+
+    References
+    ----------
+    N. Ailon and B. Chazelle, "The fast Johnson-Lindenstrauss transform" (2009); A. Andoni et al.,
+    "Practical and optimal LSH for angular distance" (2015), for three rounds.
+
+    Examples
+    --------
+    >>> R = rotation_matrix(np.full((3, 4), 0.5), 4, 1)
+    >>> np.array_equal(R @ R.T, np.eye(4))
+    True
+    """
+    scales = np.asarray(weights, np.float64)
+    n_rounds, dim = scales.shape
+    n_chunks = dim // chunk
+    source = [(i // chunk * stride) % n_chunks * chunk + i % chunk for i in range(dim)]
+    matrix = np.eye(dim)
+    for r in range(n_rounds):
+        if r > 0 and dim & (dim - 1):
+            matrix = matrix[source]
+        matrix *= scales[r][:, None]
+        begin = 0
+        for digit in range(dim.bit_length() - 1, -1, -1):
+            end = begin + (dim & 1 << digit)
+            if end > begin:
+                matrix[begin:end] = _hadamard_product(matrix[begin:end].T).T
+            begin = end
+    return matrix
+
+
+def rotate(x: npt.ArrayLike, weights: npt.ArrayLike, chunk: int, stride: int) -> Doubles:
+    """Return rotated vectors, by the matrix of the rotation.
+
+    Parameters
+    ----------
+    x : array-like of float, shape (n, dim) or (dim,)
+    weights, chunk, stride
+        As for `rotation_matrix`.
+
+    Returns
+    -------
+    ndarray of float64, shape of `x`
+
+    Examples
+    --------
+    >>> rotate([1, 0], np.full((3, 2), 0.5**0.5), 2, 1).round(6).tolist()
+    [0.707107, 0.707107]
+    """
+    matrix = rotation_matrix(weights, chunk, stride)
+    return np.asarray(np.asarray(x, np.float64) @ matrix.T, np.float64)
+
+
+# -------------------------------------------------------------------------------------- search
+
+
+def search(X: npt.ArrayLike, Q: npt.ArrayLike, k: int, metric: str) -> tuple[Doubles, Longs]:
+    """Return the nearest rows of every query, by looking at all of them.
+
+    Parameters
+    ----------
+    X : array-like of float, shape (n, dim)
+    Q : array-like of float, shape (n_queries, dim)
+    k : int
+    metric : {"l2", "ip", "cosine"}
+        Squared L2, the negated inner product, or one minus the cosine; the cosine with a zero
+        vector is 0.
+
+    Returns
+    -------
+    distances : ndarray of float64, shape (n_queries, k)
+        Nearest first, infinite where there are not k rows.
+    ids : ndarray of int64, shape (n_queries, k)
+        Equal distances in the order of their ids, -1 where there are not k rows.
+
+    Examples
+    --------
+    >>> distances, ids = search([[0, 0], [3, 4], [0, 0]], [[0, 1]], 4, "l2")
+    >>> distances.tolist(), ids.tolist()
+    ([[1.0, 1.0, 18.0, inf]], [[0, 2, 1, -1]])
+    """
+    table = _distance_table(X, Q, metric)
+    distances = np.full((len(table), k), np.inf)
+    ids = np.full((len(table), k), -1, dtype=np.int64)
+    for q, row in enumerate(table):
+        order = np.argsort(row, kind="stable")[:k]  # stable: equal distances in id order
+        distances[q, : len(order)] = row[order]
+        ids[q, : len(order)] = order
+    return distances, ids
+
+
+def _distance_table(X: npt.ArrayLike, Q: npt.ArrayLike, metric: str) -> Doubles:
+    """Return the distances of all queries (rows) to all vectors (columns)."""
+    vectors, queries = np.asarray(X, np.float64), np.asarray(Q, np.float64)
+    table = np.empty((len(queries), len(vectors)))
+    if metric == "cosine":
+        np.subtract(1.0, _unit(queries) @ _unit(vectors).T, out=table)
+    elif metric == "ip":
+        np.negative(queries @ vectors.T, out=table)
+    elif metric == "l2":
+        for q, query in enumerate(queries):
+            table[q] = ((query - vectors) ** 2).sum(axis=1)
+    else:
+        raise ValueError(f"metric: expected 'l2', 'ip' or 'cosine', got {metric!r}")
+    return table
+
+
+def _unit(vectors: Doubles) -> Doubles:
+    lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+    unit: Doubles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return unit
+
+
+def adsampling(
+    X_rotated: npt.ArrayLike, q_rotated: npt.ArrayLike, k: int, eps0: float, delta: int
+) -> tuple[Doubles, Longs, int]:
+    """Return the nearest rows of one query as ADSampling finds them, one candidate after another.
+
+    Parameters
+    ----------
+    X_rotated : array-like of float, shape (n, dim)
+        Rows after a random rotation.
+    q_rotated : array-like of float, shape (dim,)
+        The query after the same rotation.
+    k : int
+    eps0 : float
+        The larger, the fewer mistakes; infinite for none.
+    delta : int
+        Dimensions between two tests.
+
+    Returns
+    -------
+    distances : ndarray of float64, shape (k,)
+        Squared L2, nearest first, infinite where there are not k rows.
+    ids : ndarray of int64, shape (k,)
+    n_dimensions : int
+        Dimensions looked at.
+
+    Notes
+    -----
+    With d of D dimensions seen, ``sqrt(D / d)`` times the distance over those d estimates the
+    whole; a candidate is given up when its estimate exceeds ``(1 + eps0 / sqrt(d)) r``, where r is
+    the k-th best distance so far. By the paper's lemma the estimate of a candidate within r
+    exceeds that with probability at most ``2 exp(-c eps0**2)``, for some constant c.
+
+    References
+    ----------
+    J. Gao and C. Long, "High-dimensional approximate nearest neighbor search: with reliable and
+    efficient distance comparison operations" (2023), algorithm 1.
+
+    Examples
+    --------
+    >>> distances, ids, n_dimensions = adsampling([[0, 0], [9, 9], [1, 0]], [0, 0], 1, 0.0, 1)
+    >>> distances.tolist(), ids.tolist(), n_dimensions
+    ([0.0], [0], 4)
+    """
+    vectors, query = np.asarray(X_rotated, np.float64), np.asarray(q_rotated, np.float64)
+    n, dim = vectors.shape
+    best: list[tuple[float, int]] = []
+    n_dimensions = 0
+    for i in range(n):
+        radius = math.sqrt(best[-1][0]) if len(best) == k else math.inf
+        squares = (vectors[i] - query) ** 2
+        seen, kept = 0, True
+        while seen < dim and kept:
+            seen = min(seen + delta, dim)
+            estimate = math.sqrt(dim / seen * math.fsum(squares[:seen]))
+            # Once all is seen the estimate is the distance itself, and no margin is needed.
+            margin = 1.0 + eps0 / math.sqrt(seen) if seen < dim else 1.0
+            kept = math.isinf(radius) or math.isinf(margin) or estimate <= margin * radius
+        n_dimensions += seen
+        if kept:
+            best = sorted([*best, (math.fsum(squares), i)])[:k]
+    distances, ids = np.full(k, np.inf), np.full(k, -1, dtype=np.int64)
+    for place, (distance, row) in enumerate(best):
+        distances[place], ids[place] = distance, row
+    return distances, ids, n_dimensions
+
+
+# ------------------------------------------------------------------------------------ clusters
+
+
+def assign_points(
+    X: npt.ArrayLike, C: npt.ArrayLike, metric: str
+) -> tuple[npt.NDArray[np.int32], Doubles]:
+    """Return the nearest centroid of every point, and how far it is.
+
+    Parameters
+    ----------
+    X : array-like of float, shape (n, dim)
+    C : array-like of float, shape (k, dim)
+    metric : {"l2", "ip", "cosine"}
+        As for `search`.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (n,)
+        The smallest number among equals.
+    distances : ndarray of float64, shape (n,)
+
+    Examples
+    --------
+    >>> labels, distances = assign_points([[0, 0], [4, 0]], [[1, 0], [3, 0]], "l2")
+    >>> labels.tolist(), distances.tolist()
+    ([0, 1], [1.0, 1.0])
+    """
+    table = _distance_table(C, X, metric)
+    labels = np.argmin(table, axis=1)  # the first of equal ones
+    return labels.astype(np.int32), table[np.arange(len(labels)), labels]
+
+
+def cluster_sums(
+    X: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None, k: int
+) -> tuple[Doubles, Doubles, Longs]:
+    """Return the weighted sum, the total weight and the number of the points of every cluster.
+
+    Parameters
+    ----------
+    X : array-like of float, shape (n, dim)
+    labels : array-like of int, shape (n,)
+    weights : array-like of float, shape (n,), optional
+        1 for every point if None.
+    k : int
+
+    Returns
+    -------
+    sums : ndarray of float64, shape (k, dim)
+        Point by point in their order, each product and each sum rounded once to float64.
+    totals : ndarray of float64, shape (k,)
+    counts : ndarray of int64, shape (k,)
+
+    Examples
+    --------
+    >>> sums, totals, counts = cluster_sums([[1, 2], [3, 4]], [1, 1], [0.5, 2], 2)
+    >>> sums.tolist(), totals.tolist(), counts.tolist()
+    ([[0.0, 0.0], [6.5, 9.0]], [0.0, 2.5], [0, 2])
+    """
+    points = np.asarray(X, np.float64)
+    sums, totals, counts = np.zeros((k, points.shape[1])), np.zeros(k), np.zeros(k, np.int64)
+    share = np.ones(len(points)) if weights is None else np.asarray(weights, np.float64)
+    for point, label, weight in zip(points, np.asarray(labels).tolist(), share, strict=True):
+        sums[label] += weight * point
+        totals[label] += weight
+        counts[label] += 1
+    return sums, totals, counts
+
+
+def lloyd(
+    X: npt.ArrayLike, C0: npt.ArrayLike, metric: str, max_iter: int
+) -> tuple[Doubles, npt.NDArray[np.int32], float, int]:
+    """Return the k-means clustering that Lloyd's iteration reaches from given centroids.
+
+    Parameters
+    ----------
+    X : array-like of float, shape (n, dim)
+    C0 : array-like of float, shape (k, dim)
+        Centroids to start from.
+    metric : {"l2", "ip", "cosine"}
+        For ``"l2"`` a centroid is the mean of its points. For ``"ip"`` and ``"cosine"`` it is
+        their sum scaled to length one (spherical k-means), without which the objective has no
+        bound; ``"cosine"`` scales the points first.
+    max_iter : int
+        Updates of the centroids, at most.
+
+    Returns
+    -------
+    centroids : ndarray of float64, shape (k, dim)
+        A cluster without points, or whose points cancel out, keeps its centroid.
+    labels : ndarray of int32, shape (n,)
+        The nearest of `centroids` for every point.
+    inertia : float
+        Sum of the distances to them.
+    n_iter : int
+        Updates made; less than `max_iter` if the labels stopped changing.
+
+    References
+    ----------
+    S. P. Lloyd, "Least squares quantization in PCM" (1982); I. S. Dhillon and D. S. Modha,
+    "Concept decompositions for large sparse text data using clustering" (2001).
+
+    Examples
+    --------
+    >>> centroids, labels, inertia, n_iter = lloyd([[0], [1], [9]], [[0], [1]], "l2", 10)
+    >>> centroids.tolist(), labels.tolist(), inertia, n_iter
+    ([[0.5], [9.0]], [0, 0, 1], 0.5, 2)
+    """
+    points, centroids = np.array(X, np.float64), np.array(C0, np.float64)
+    if metric == "cosine":
+        points, centroids = _unit(points), _unit(centroids)
+    labels, distances = assign_points(points, centroids, metric)
+    n_iter = 0
+    while n_iter < max_iter:
+        n_iter += 1
+        for j in range(len(centroids)):
+            members = points[labels == j]
+            if len(members) == 0:
+                continue
+            if metric == "l2":
+                centroids[j] = members.mean(axis=0)
+            else:
+                total = members.sum(axis=0)
+                length = math.sqrt(float(total @ total))
+                centroids[j] = total / length if length > 0 else centroids[j]
+        before = labels
+        labels, distances = assign_points(points, centroids, metric)
+        if np.array_equal(labels, before):
+            break
+    return centroids, labels, math.fsum(distances), n_iter
+
+
+# --------------------------------------------------------------------------------------- lanes
+
+
+_TAGS = {"permute": 1, "stratified": 2, "owner": 3}
+
+
+def k_dedicated(alpha: float, k_lane: int) -> int:
+    """Return how many of a lane's candidates no other lane has.
+
+    Parameters
+    ----------
+    alpha : float
+        From 0, all lanes score the same, to 1, no two lanes score the same.
+    k_lane : int
+        Candidates of a lane.
+
+    Returns
+    -------
+    int
+        ``alpha * k_lane`` rounded to nearest, halves up.
+
+    Examples
+    --------
+    >>> k_dedicated(0.5, 5)
+    3
+    """
+    return math.floor(alpha * k_lane + 0.5)
+
+
+def share_below(alpha: float, n_lanes: int) -> int:
+    """Return the threshold on a PRF word under which the owner scheme shares a candidate.
+
+    Parameters
+    ----------
+    alpha : float
+        As for `k_dedicated`.
+    n_lanes : int
+
+    Returns
+    -------
+    int
+        From 0 to 2**64. A share p of the candidates goes to every lane and the rest to one of
+        n_lanes each, so a lane's dedicated part is ``alpha = ((1 - p) / n_lanes) / (p + (1 - p) /
+        n_lanes)``; solved for p.
+
+    Examples
+    --------
+    >>> share_below(1.0, 4), share_below(0.0, 4) == 2**64, share_below(0.5, 1) == 2**63
+    (0, True, True)
+    """
+    p = (1.0 - alpha) / (1.0 - alpha + alpha * n_lanes)
+    return int(p * 2**64)
+
+
+def plan(
+    pool: npt.ArrayLike,
+    keys: npt.ArrayLike,
+    scheme: str,
+    n_lanes: int,
+    k_lane: int,
+    alpha: float = 1.0,
+    head: int = 0,
+) -> tuple[Longs, npt.NDArray[np.int32]]:
+    """Return which lane scores which candidate, in plain Python.
+
+    Parameters
+    ----------
+    pool : array-like of int64, shape (n_queries, k_pool)
+        Candidates of each query in rank order; -1 is none.
+    keys : array-like of uint64, shape (n_queries, 2)
+    scheme : {"permute", "stratified", "owner"}
+        ``"permute"``: the candidates within the total budget in the order of (PRF, id); the first
+        ``k_lane - k_dedicated`` go to every lane, the rest round the lanes. ``"stratified"``: the
+        best ranks go to every lane, each further run of `n_lanes` ranks is dealt in a random order
+        of its own. ``"owner"``: each candidate's PRF names its lane, or all lanes.
+    n_lanes, k_lane : int
+        Lanes, and candidates of a lane at most.
+    alpha : float, default 1.0
+        As for `k_dedicated`.
+    head : int, default 0
+        Ranks below this are scored by the next lane too.
+
+    Returns
+    -------
+    lanes : ndarray of int64, shape (n_queries, n_lanes, k_lane)
+        Each lane's candidates, best rank first, then -1. A full lane takes no more.
+    counts : ndarray of int32, shape (n_queries, n_lanes)
+
+    Raises
+    ------
+    ValueError
+        If a pool holds an id twice.
+
+    Examples
+    --------
+    >>> lanes, counts = plan([[7, 5, 3, 1, -1]], [[1, 2]], "stratified", 2, 2)
+    >>> lanes.tolist(), counts.tolist()
+    ([[[5, 1], [7, 3]]], [[2, 2]])
+    """
+    pools = np.asarray(pool, np.int64).tolist()
+    key_words = np.asarray(keys, np.uint64).tolist()
+    lanes = np.full((len(pools), n_lanes, k_lane), -1, dtype=np.int64)
+    counts = np.zeros((len(pools), n_lanes), dtype=np.int32)
+    for q, (candidates, key) in enumerate(zip(pools, key_words, strict=True)):
+        ids = [i for i in candidates if i >= 0]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"pool: an id stands twice in row {q}")
+        for r, lane in enumerate(_plan_one(ids, key, scheme, n_lanes, k_lane, alpha, head)):
+            lanes[q, r, : len(lane)] = lane
+            counts[q, r] = len(lane)
+    return lanes, counts
+
+
+def _plan_one(
+    ids: list[int],
+    key: Sequence[int],
+    scheme: str,
+    n_lanes: int,
+    k_lane: int,
+    alpha: float,
+    head: int,
+) -> list[list[int]]:
+    dedicated = k_dedicated(alpha, k_lane)
+    shared = k_lane - dedicated
+    if scheme == "permute":
+        owner = _permute(ids[: n_lanes * k_lane], key, n_lanes, shared, dedicated)
+    elif scheme == "stratified":
+        owner = _stratify(ids, key, n_lanes, shared, dedicated)
+    elif scheme == "owner":
+        owner = _own(ids, key, n_lanes, share_below(alpha, n_lanes))
+    else:
+        raise ValueError(f"scheme: expected one of {', '.join(_TAGS)}, got {scheme!r}")
+    lanes: list[list[int]] = [[] for _ in range(n_lanes)]
+    for rank, i in enumerate(ids):
+        if i not in owner:
+            continue
+        first = owner[i]
+        if first is None:
+            takers = list(range(n_lanes))
+        elif rank < head and n_lanes > 1:
+            takers = [first, (first + 1) % n_lanes]
+        else:
+            takers = [first]
+        for lane in takers:
+            if len(lanes[lane]) < k_lane:
+                lanes[lane].append(i)
+    return lanes
+
+
+# The three schemes: id -> lane, or None for all lanes; an id that nobody scores is left out.
+
+
+def _permute(
+    ids: list[int], key: Sequence[int], n_lanes: int, shared: int, dedicated: int
+) -> dict[int, int | None]:
+    order = sorted(ids, key=lambda i: (_threefry(key[0], key[1], i, _TAGS["permute"])[0], i))
+    owner: dict[int, int | None] = dict.fromkeys(order[:shared])
+    for turn, i in enumerate(order[shared : shared + n_lanes * dedicated]):
+        owner[i] = turn % n_lanes
+    return owner
+
+
+def _stratify(
+    ids: list[int], key: Sequence[int], n_lanes: int, shared: int, dedicated: int
+) -> dict[int, int | None]:
+    owner: dict[int, int | None] = dict.fromkeys(ids[:shared])
+    dealt = ids[shared : shared + n_lanes * dedicated]
+    for begin in range(0, len(dealt), n_lanes):
+        # Fisher-Yates from the last place down, with 32 bits of the PRF for each step.
+        lanes = list(range(n_lanes))
+        words: list[int] = []
+        for step, last in enumerate(range(n_lanes - 1, 0, -1)):
+            if step % 4 == 0:
+                tag = _TAGS["stratified"] | step // 4 << 8
+                word0, word1 = _threefry(key[0], key[1], begin // n_lanes, tag)
+                words = [word0 % 2**32, word0 >> 32, word1 % 2**32, word1 >> 32]
+            other = words[step % 4] * (last + 1) >> 32
+            lanes[last], lanes[other] = lanes[other], lanes[last]
+        owner.update(zip(dealt[begin : begin + n_lanes], lanes, strict=False))
+    return owner
+
+
+def _own(ids: list[int], key: Sequence[int], n_lanes: int, threshold: int) -> dict[int, int | None]:
+    owner: dict[int, int | None] = {}
+    for i in ids:
+        word0, word1 = _threefry(key[0], key[1], i, _TAGS["owner"])
+        owner[i] = None if word1 < threshold else word0 * n_lanes >> 64
+    return owner
+
+
+def merge(distances: npt.ArrayLike, ids: npt.ArrayLike, k: int) -> tuple[Doubles, Longs]:
+    """Return the k best of what several lanes found.
+
+    Parameters
+    ----------
+    distances : array-like of float, shape (n_queries, ...)
+    ids : array-like of int, shape of `distances`
+        Any number of lists for each query, in any order; -1 is none. An id may stand in several
+        lists and then counts once, with the smallest of its distances.
+    k : int
+
+    Returns
+    -------
+    distances : ndarray of float64, shape (n_queries, k)
+        Nearest first, infinite where there are not k.
+    ids : ndarray of int64, shape (n_queries, k)
+        Equal distances in the order of their ids, -1 where there are not k.
+
+    Examples
+    --------
+    >>> distances, ids = merge([[[1, 3], [1, 2]]], [[[4, 5], [4, 6]]], 4)
+    >>> distances.tolist(), ids.tolist()
+    ([[1.0, 2.0, 3.0, inf]], [[4, 6, 5, -1]])
+    """
+    values, names = np.asarray(distances, np.float64), np.asarray(ids, np.int64)
+    merged = np.full((len(values), k), np.inf)
+    merged_ids = np.full((len(values), k), -1, dtype=np.int64)
+    for q in range(len(values)):
+        best: dict[int, float] = {}
+        for value, i in zip(values[q].ravel().tolist(), names[q].ravel().tolist(), strict=True):
+            if i >= 0:
+                best[i] = min(value, best.get(i, math.inf))
+        order = sorted(best, key=lambda i: (best[i], i))[:k]
+        merged[q, : len(order)] = [best[i] for i in order]
+        merged_ids[q, : len(order)] = order
+    return merged, merged_ids
+
+
+def pairwise_jaccard(sets: Sequence[Collection[int]]) -> float:
+    """Return the mean Jaccard index over all pairs of sets.
+
+    Parameters
+    ----------
+    sets : sequence of collections of int
+        What each lane scored; -1 is none.
+
+    Returns
+    -------
+    float
+        From 0, no two lanes have a candidate in common, to 1, all have the same. Two empty sets
+        have nothing in common; without a pair it is 0.
+
+    References
+    ----------
+    P. Jaccard, "The distribution of the flora in the Alpine zone" (1912).
+
+    Examples
+    --------
+    >>> pairwise_jaccard([{1, 2}, {2, 3}, {3, 1}])
+    0.3333333333333333
+    """
+    clean = [set(s) - {-1} for s in sets]
+    pairs = [(a, b) for i, a in enumerate(clean) for b in clean[:i]]
+    if not pairs:
+        return 0.0
+    return math.fsum(len(a & b) / max(1, len(a | b)) for a, b in pairs) / len(pairs)
+
+
+def mway_jaccard(sets: Sequence[Collection[int]]) -> float:
+    """Return the share of all candidates that every lane has.
+
+    Parameters
+    ----------
+    sets : sequence of collections of int
+        What each lane scored; -1 is none.
+
+    Returns
+    -------
+    float
+        Size of the intersection over the size of the union of all sets; 0 if all are empty or
+        there are fewer than two.
+
+    Examples
+    --------
+    >>> mway_jaccard([{1, 2}, {2, 3}, {3, 1}]), mway_jaccard([{1, 2}, {2, 3}])
+    (0.0, 0.3333333333333333)
+    """
+    clean = [set(s) - {-1} for s in sets]
+    if len(clean) < 2:
+        return 0.0
+    return len(set.intersection(*clean)) / max(1, len(set.union(*clean)))
+
+
+def recall(found_ids: npt.ArrayLike, true_ids: npt.ArrayLike, k: int) -> float:
+    """Return the share of the true k nearest neighbours that were found among k.
+
+    Parameters
+    ----------
+    found_ids : array-like of int, shape (n_queries, at least k)
+    true_ids : array-like of int, shape (n_queries, at least k)
+        -1 is none, in both.
+    k : int
+
+    Returns
+    -------
+    float
+        Over all queries together; 1 if there is nothing to find.
+
+    Examples
+    --------
+    >>> recall([[1, 2, 9]], [[2, 3, 1]], 2)
+    0.5
+    """
+    hits = wanted = 0
+    found_rows, true_rows = np.asarray(found_ids, np.int64), np.asarray(true_ids, np.int64)
+    for found, true in zip(found_rows[:, :k].tolist(), true_rows[:, :k].tolist(), strict=True):
+        hits += len((set(found) & set(true)) - {-1})
+        wanted += len(set(true) - {-1})
+    return hits / wanted if wanted else 1.0
+
+
+# -------------------------------------------------------------------------------- error bounds
+
+
+def gamma(n: int) -> float:
+    """Return Higham's gamma_n: how far a product of n roundings may be from 1.
+
+    Parameters
+    ----------
+    n : int
+        Number of factors (1 + delta) or 1 / (1 + delta), each ``|delta| <= 2**-24``.
+
+    Returns
+    -------
+    float
+        ``n u / (1 - n u)``.
+
+    References
+    ----------
+    N. J. Higham, "Accuracy and stability of numerical algorithms" (2002), lemma 3.1.
+
+    Examples
+    --------
+    >>> gamma(1) == 2**-24 / (1 - 2**-24)
+    True
+    """
+    return n * UNIT / (1.0 - n * UNIT)
+
+
+def chain_error(n_terms: int, magnitude: npt.ArrayLike, *, roundings: int = 0) -> Doubles:
+    """Bound the error of one chain of fused multiply-adds in float32.
+
+    Parameters
+    ----------
+    n_terms : int
+        Length of the chain.
+    magnitude : array-like of float
+        ``|start| + sum |a_i b_i|``, in exact arithmetic.
+    roundings : int, default 0
+        Roundings that each term's operands carry already, together: 2 for the square of a rounded
+        difference.
+
+    Returns
+    -------
+    ndarray of float64, shape of `magnitude`
+
+    Notes
+    -----
+    A step is s_i = (s_(i-1) + a_i b_i)(1 + delta_i) + eta_i, with ``|delta_i| <= 2**-24``, and
+    ``|eta_i| <= 2**-150`` if the result is subnormal (then delta_i = 0). Unrolled, the start and
+    every term carry at most n_terms factors (1 + delta), and a term `roundings` more: that is at
+    most ``gamma(n_terms + roundings)`` times the magnitude. Every eta is carried by fewer than
+    n_terms factors, less than 2 together.
+
+    Examples
+    --------
+    >>> bool(chain_error(10, 1.0) >= 10 * 2**-24)
+    True
+    """
+    relative = gamma(n_terms + roundings) * np.asarray(magnitude, np.float64)
+    return np.asarray(relative + 2 * n_terms * UNDERFLOW, np.float64)
+
+
+def row_error(dim: int, magnitude: npt.ArrayLike, metric: str) -> Doubles:
+    """Bound the error of the canonical distance of a row.
+
+    Parameters
+    ----------
+    dim : int
+    magnitude : array-like of float
+        Sum over the dimensions of ``(q_d - x_d)**2`` for ``"l2"``, of ``|q_d x_d|`` for ``"ip"``.
+    metric : {"l2", "ip"}
+
+    Returns
+    -------
+    ndarray of float64, shape of `magnitude`
+
+    Notes
+    -----
+    Sixteen chains of ``ceil(dim / 16)`` fused multiply-adds, then a tree of four additions: every
+    term passes at most ``ceil(dim / 16) + 4`` roundings; for L2 the difference is rounded once
+    and enters twice. (Multiplying by zeros behind the last dimension is exact.) A sum of floats
+    never underflows, so only the chains add absolute errors, at most dim + 16 of them.
+
+    Examples
+    --------
+    >>> bool(row_error(960, 1.0, "ip") < 65 * 2**-24)
+    True
+    """
+    depth = -(-dim // _LANES) + 4 + (2 if metric == "l2" else 0)
+    relative = gamma(depth) * np.asarray(magnitude, np.float64)
+    return np.asarray(relative + 2 * (dim + _LANES) * UNDERFLOW, np.float64)
+
+
+def fwht_error(log2_dim: int, magnitude: npt.ArrayLike) -> Doubles:
+    """Bound the error of each coordinate of a Walsh-Hadamard transform.
+
+    Parameters
+    ----------
+    log2_dim : int
+    magnitude : array-like of float
+        ``sum |weights_d x_d|``.
+
+    Returns
+    -------
+    ndarray of float64, shape of `magnitude`
+
+    Notes
+    -----
+    Each output is a sum of all products with signs. A term is rounded once when multiplied, and
+    once in each of the log2_dim stages of additions. The 2**log2_dim products may underflow.
+
+    Examples
+    --------
+    >>> bool(fwht_error(0, 1.0) >= 2**-24)
+    True
+    """
+    relative = gamma(log2_dim + 1) * np.asarray(magnitude, np.float64)
+    return np.asarray(relative + 2 * 2**log2_dim * UNDERFLOW, np.float64)
+
+
+def rotation_error(dim: int, norm: npt.ArrayLike, *, n_rounds: int = 3) -> Doubles:
+    """Bound the length of the error of a rotated vector.
+
+    Parameters
+    ----------
+    dim : int
+    norm : array-like of float
+        Length of the vector.
+    n_rounds : int, default 3
+
+    Returns
+    -------
+    ndarray of float64, shape of `norm`
+        Of the vector (computed - exact), where exact means the orthogonal matrix whose weights are
+        exactly sign over the square root of the transform's length.
+
+    Notes
+    -----
+    An operation on all coordinates that rounds each once moves the vector by at most 2**-24 of its
+    length. In a round the weights were rounded when they were stored and the products are rounded
+    when they are made; then each of the ``floor(log2(dim))`` stages of the longest transform is
+    such an operation. All in between is orthogonal up to a known scale and passes relative errors
+    on as they are: together ``gamma(n_rounds * (floor(log2(dim)) + 2))``. Products may underflow:
+    ``2**-150`` in each of dim coordinates, of length ``sqrt(dim) 2**-150``, which the transform
+    behind the multiplication stretches by no more than ``sqrt(dim)``.
+
+    Examples
+    --------
+    >>> bool(rotation_error(128, 1.0) < 28 * 2**-24)
+    True
+    """
+    roundings = n_rounds * (dim.bit_length() - 1 + 2)
+    absolute = 2 * n_rounds * dim * UNDERFLOW
+    return np.asarray(gamma(roundings) * np.asarray(norm, np.float64) + absolute, np.float64)
