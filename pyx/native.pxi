@@ -15,6 +15,7 @@ cdef extern from "drive/rows.h" namespace "lw" nogil:
     cdef enum class Metric:
         kL2
         kInnerProduct
+        kCosine
 
 
 cdef cbool interrupt_asked(void* context) noexcept nogil:
@@ -46,4 +47,6 @@ cdef Metric to_metric(str metric) except *:
         return Metric.kL2
     if metric == "ip":
         return Metric.kInnerProduct
+    if metric == "cosine":
+        return Metric.kCosine
     raise ValueError("native call: metric " + metric)

@@ -23,7 +23,8 @@ void score_rows(const Kernels& kernels, Metric metric, const float* query, const
     return;
   }
   kernels.dot_rows(query, rows, ids, n, dim, distances);
-  for (std::size_t i = 0; i < n; ++i) distances[i] = -distances[i];
+  const bool cosine = metric == Metric::kCosine;
+  for (std::size_t i = 0; i < n; ++i) distances[i] = cosine ? 1.0f - distances[i] : -distances[i];
 }
 
 bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries, const float* rows,

@@ -6,9 +6,10 @@
 
 namespace lw {
 
-enum class Metric { kL2, kInnerProduct };
+// The cosine is for rows of length 1 (or 0): its caller has normalised them.
+enum class Metric { kL2, kInnerProduct, kCosine };
 
-// Exact scores of rows for one query, smaller is nearer: |q - x|^2, or -(q . x).
+// Canonical distances of rows to one query, smaller is nearer: |q - x|^2, -(q . x), or 1 - q . x.
 void score_rows(const Kernels& kernels, Metric metric, const float* query, const float* rows, const std::int64_t* ids,
                 std::size_t n, std::size_t dim, float* distances);
 

@@ -36,16 +36,15 @@ struct Piece {
 struct Limits {
   double eta;
   double tau;
-  double slack;          // added to w: g^2 (1 + 1 / tau) / (1 + tau), rounding of w itself, underflow
-  double query_norm2;    // |q|^2
-  double product_slack;  // inner product: how far w may be off because the bound is a rounded dot product
+  double slack;           // added to w: g^2 (1 + 1 / tau) / (1 + tau), rounding of w itself, underflow
+  double product_offset;  // products: w - |x|^2 - 2 * bound, and how far it may be off because the bound is rounded
 
   Limits(const Rotation& rotation, const Store& store, const float* query) {
     const double dim = static_cast<double>(store.dim);
     eta = (dim + 8) * kUnit * 1.02;
     tau = 0x1p-9;
     double centered2 = 0.0;
-    query_norm2 = 0.0;
+    double query_norm2 = 0.0;
     for (std::size_t d = 0; d < store.dim; ++d) {
       const double q = static_cast<double>(query[d]);
       const double c = q - static_cast<double>(store.center[d]);
@@ -56,15 +55,16 @@ struct Limits {
     const double g = (rotation.error_bound() + kUnit) * (std::sqrt(centered2) + store.max_centered_norm) * 1.01;
     slack = g * g * (1 + 1 / tau) / (1 + tau) + dim * 0x1p-146;
     const double length = std::sqrt(query_norm2) * store.max_norm;
-    product_slack = store.metric == Metric::kL2
-                        ? 0.0
-                        : 2 * eta * length + 8 * kUnit * (query_norm2 + store.max_norm * store.max_norm + 2 * length);
+    const double one = store.metric == Metric::kCosine ? 1.0 : 0.0;
+    const double product_slack =
+        2 * eta * length + 8 * kUnit * (query_norm2 + store.max_norm * store.max_norm + 2 * length + 2 * one);
+    product_offset = query_norm2 - 2 * one + product_slack;
   }
 
   // norms[c] + offset(bound) is an upper bound of w for every candidate that could still enter.
   float offset(Metric metric, float bound) const {
     const double w = metric == Metric::kL2 ? static_cast<double>(bound) * (1 + 2 * eta)
-                                           : query_norm2 + 2 * static_cast<double>(bound) + product_slack;
+                                           : product_offset + 2 * static_cast<double>(bound);
     return static_cast<float>((w + slack) * (w + slack > 0 ? 1 + 4 * kUnit : 1 - 4 * kUnit));
   }
 

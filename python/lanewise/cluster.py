@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native, draws
-from lanewise.arrays import as_matrix, check_choice, check_int, check_real
+from lanewise.arrays import as_matrix, as_ndarray, check_choice, check_int, check_real
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.threads import resolve_threads
@@ -18,6 +18,9 @@ __all__ = ["KMeans", "assign"]
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 _Weights = npt.NDArray[np.float64] | None
+
+# Times the length of any accepted vector, or its square, this stays finite.
+_MAX_WEIGHT = 1e200
 
 
 def assign(
@@ -64,8 +67,7 @@ def assign(
         points, centers = normalized(points), normalized(centers)
     check_lengths(points, "X")
     check_lengths(centers, "centroids")
-    labels, distances = _assign(points, centers, metric, get(kernels), resolve_threads(n_threads))
-    return labels, distances + np.float32(1) if metric == "cosine" else distances
+    return _assign(points, centers, metric, get(kernels), resolve_threads(n_threads))
 
 
 class KMeans:
@@ -214,9 +216,7 @@ class KMeans:
             raise ValueError("KMeans: expected a fitted model, call fit first")
         points = self._points(X, dim=self.n_features_in_)
         threads = resolve_threads(self.n_threads)
-        return _assign(
-            points, self.cluster_centers_, _native_metric(self.metric), self.kernels, threads
-        )[0]
+        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads)[0]
 
     def fit_predict(self, X: Any, *, sample_weight: Any = None) -> Labels:
         """Fit, and return `labels_`; parameters and errors are those of `fit`."""
@@ -313,40 +313,59 @@ class _Run:
         return centers, labels, _ordered_sum(weighted), n_iter
 
     def assign(self, centers: Floats) -> tuple[Labels, npt.NDArray[np.float64]]:
-        labels, distances = _assign(
-            self.points, centers, _native_metric(self.metric), self.kernels, self.threads
-        )
-        exact = distances.astype(np.float64)
-        return labels, exact + 1 if self.metric == "cosine" else exact
+        labels, distances = _assign(self.points, centers, self.metric, self.kernels, self.threads)
+        return labels, distances.astype(np.float64)
 
     def means(self, labels: Labels, distances: npt.NDArray[np.float64], k: int) -> Floats:
-        """Mean of every cluster; an empty one becomes the point that lies farthest."""
-        dim = self.points.shape[1]
-        sums = np.empty((k, dim), dtype=np.float64)
-        totals = np.empty(k, dtype=np.float64)
-        counts = np.empty(k, dtype=np.int64)
-        _native.cluster_sums(self.points, labels, self.weights, sums, totals, counts, self.threads)
-        empty = np.flatnonzero(totals <= 0)
-        if len(empty) > 0:
-            weights = np.ones(len(labels)) if self.weights is None else self.weights
-            # Points that are alone in their cluster stay there; equals go by their number.
-            movable = np.flatnonzero((counts[labels] > 1) & (weights > 0))
-            farthest = movable[np.argsort(-distances[movable], kind="stable")]
-            for cluster, point in zip(empty, farthest, strict=False):
-                home = labels[point]
-                x = self.points[point].astype(np.float64) * weights[point]
-                if totals[home] <= weights[point]:
-                    continue
-                sums[home] -= x
-                totals[home] -= weights[point]
-                sums[cluster], totals[cluster] = x, weights[point]
+        """Mean of every cluster; an empty one takes over the point that lies farthest."""
+        sums, totals, counts = self.sums(labels, k)
+        if (totals <= 0).any():
+            labels = self.refill(labels, distances, totals, counts)
+            sums, totals, counts = self.sums(labels, k)
         still_empty = totals <= 0
         totals[still_empty] = 1
         means = (sums / totals[:, np.newaxis]).astype(np.float32)
         if still_empty.any():
-            # Fewer distinct points than clusters: repeat one, its twin's label wins every tie.
+            # Fewer points than clusters: repeat one, its twin's smaller number wins every tie.
             means[still_empty] = self.points[0]
         return normalized(means) if self.metric == "cosine" else means
+
+    def sums(
+        self, labels: Labels, k: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Sum, total weight and number of the points of every cluster."""
+        sums = np.empty((k, self.points.shape[1]), dtype=np.float64)
+        totals = np.empty(k, dtype=np.float64)
+        counts = np.empty(k, dtype=np.int64)
+        _native.cluster_sums(self.points, labels, self.weights, sums, totals, counts, self.threads)
+        return sums, totals, counts
+
+    def refill(
+        self,
+        labels: Labels,
+        distances: npt.NDArray[np.float64],
+        totals: npt.NDArray[np.float64],
+        counts: npt.NDArray[np.int64],
+    ) -> Labels:
+        """Labels with the farthest points moved to the empty clusters; equals go by their number.
+
+        Points without weight do not count, and a cluster never gives its last point away.
+        """
+        weighty = np.ones(len(labels), dtype=bool) if self.weights is None else self.weights > 0
+        left = (
+            counts if self.weights is None else np.bincount(labels[weighty], minlength=len(counts))
+        )
+        left = left.copy()
+        candidates = np.flatnonzero(weighty)
+        farthest = iter(candidates[np.argsort(-distances[candidates], kind="stable")])
+        refilled = labels.copy()
+        for cluster in np.flatnonzero(totals <= 0):
+            point = next((p for p in farthest if left[labels[p]] > 1), None)
+            if point is None:
+                break
+            left[labels[point]] -= 1
+            refilled[point] = cluster
+        return refilled
 
 
 def _assign(
@@ -354,22 +373,27 @@ def _assign(
 ) -> tuple[Labels, Floats]:
     labels = np.empty(len(points), dtype=np.int32)
     distances = np.empty(len(points), dtype=np.float32)
-    _native.assign(kernels, _native_metric(metric), points, centers, labels, distances, threads)
+    _native.assign(kernels, metric, points, centers, labels, distances, threads)
     return labels, distances
-
-
-def _native_metric(metric: str) -> str:
-    return "l2" if metric == "l2" else "ip"
 
 
 def _check_weights(sample_weight: Any, n: int) -> _Weights:
     if sample_weight is None:
         return None
-    weights = np.ascontiguousarray(sample_weight, dtype=np.float64)
+    given = as_ndarray(sample_weight, "sample_weight")
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"sample_weight: expected numbers, got dtype {given.dtype}")
+    weights = np.ascontiguousarray(given, dtype=np.float64)
     if weights.shape != (n,):
         raise ValueError(f"sample_weight: expected shape ({n},), got {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any() or not (weights > 0).any():
-        raise ValueError("sample_weight: expected finite weights, not negative and not all zero")
+    if not (weights >= 0).all() or not (weights > 0).any():
+        raise ValueError("sample_weight: expected weights not below 0, and not all 0")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not total < _MAX_WEIGHT:
+        raise ValueError(
+            f"sample_weight: expected weights with a sum below {_MAX_WEIGHT:.0e}, got {total}"
+        )
     return weights
 
 

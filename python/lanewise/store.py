@@ -116,11 +116,6 @@ class Rows:
         return self.metric != "l2"
 
     @property
-    def native_metric(self) -> str:
-        """The metric that the drivers compare by."""
-        return "ip" if self.product else "l2"
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the arrays held: rows, blocks, norms and ids."""
         s = self._state
@@ -216,7 +211,7 @@ class Rows:
     def _publish(self, state: State) -> None:
         rows = state.rows[: state.n]
         store = _native.Store(
-            self.native_metric,
+            self.metric,
             state.list_begin,
             state.list_size,
             state.ids[: state.positions],
@@ -270,7 +265,6 @@ class Rows:
             )
             distances[:, :k_scan] = found
             ids[:, :k_scan] = found_ids
-        self._report(distances)
         names = ("candidates", "dimensions", "settled")
         return SearchResult(distances, ids, {name: stats[:, i] for i, name in enumerate(names)})
 
@@ -288,26 +282,27 @@ class Rows:
         distances = np.empty(wanted.shape, dtype=np.float32)
         _native.score_lists(
             self.kernels,
-            self.native_metric,
+            self.metric,
             Q,
             snapshot.rows,
             wanted,
             distances,
             self.threads(n_threads),
         )
-        self._report(distances)
         return distances
-
-    def _report(self, distances: Floats) -> None:
-        """Turn what the drivers compare by, -(q . x), into what the cosine reports, 1 - cos."""
-        if self.metric == "cosine":
-            np.add(distances, np.float32(1), out=distances)
 
     def __getstate__(self) -> dict[str, Any]:
         # The kernel set belongs to the machine, not to the data: another machine picks its own.
         state = self.__dict__.copy()
         for name in ("_lock", "snapshot", "kernels"):
             del state[name]
+        # Room to grow is not worth a file's bytes.
+        trimmed = copy(self._state)
+        trimmed.rows = trimmed.rows[: trimmed.n].copy()
+        trimmed.ids = trimmed.ids[: trimmed.positions].copy()
+        trimmed.norms = trimmed.norms[: trimmed.positions].copy()
+        trimmed.blocks = trimmed.blocks[: trimmed.positions * self.dim].copy()
+        state["_state"] = trimmed
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
