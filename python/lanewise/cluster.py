@@ -386,13 +386,15 @@ def _check_weights(sample_weight: Any, n: int) -> _Weights:
     weights = np.ascontiguousarray(given, dtype=np.float64)
     if weights.shape != (n,):
         raise ValueError(f"sample_weight: expected shape ({n},), got {weights.shape}")
-    if not (weights >= 0).all() or not (weights > 0).any():
-        raise ValueError("sample_weight: expected weights not below 0, and not all 0")
+    if not np.isfinite(weights).all():
+        raise ValueError("sample_weight: expected finite weights, got NaN or infinity")
+    if (weights < 0).any() or not (weights > 0).any():
+        raise ValueError("sample_weight: expected weights that are not negative and not all zero")
     with np.errstate(over="ignore"):
         total = weights.sum()
-    if not total < _MAX_WEIGHT:
+    if total > _MAX_WEIGHT:
         raise ValueError(
-            f"sample_weight: expected weights with a sum below {_MAX_WEIGHT:.0e}, got {total}"
+            f"sample_weight: expected weights of at most {_MAX_WEIGHT:.0e} in all, got {total}"
         )
     return weights
 

@@ -6,6 +6,8 @@ Where to find what
 `merging`   one answer from the lanes' answers
 `search`    pool, plan, lanes and merge in one call
 `overlap`   how much the lanes' work had in common
+`compare`   lanes beside their alternatives, measured
+`report`    tables, plot and JSON of that
 """
 
 from lanewise.lanes.merging import merge

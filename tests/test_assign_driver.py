@@ -1,0 +1,181 @@
+"""The k-means steps: nearest centroids and cluster sums."""
+
+import cases
+import numpy as np
+import pytest
+from cases import COUNTS, DIMS, KINDS, SCALAR, THREADS, assert_same_bytes, beside_scalar
+
+from lanewise import _native, oracle
+
+METRICS = ("l2", "ip")
+CENTROIDS = (1, 2, 15, 16, 17, 33)
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_same_bits(kernels, rng, metric, kind, dim):
+    for n in COUNTS if dim < 100 else (0, 1, 65):
+        for k in CENTROIDS if dim < 100 else (1, 17):
+            points, centroids = KINDS[kind](rng, (n, dim)), KINDS[kind](rng, (k, dim))
+            got, expected = (
+                cases.assign(one, metric, points, centroids) for one in (kernels, SCALAR)
+            )
+            assert_same_bytes(got, expected, n, k)
+
+
+@pytest.mark.parametrize("dim", [3, 16, 100])
+@pytest.mark.parametrize("metric", METRICS)
+def test_same_bits_for_any_threads_and_any_tiles(kernels, rng, metric, dim):
+    """A point's answer may depend neither on its tile nor on what else is in it."""
+    points, centroids = KINDS["normal"](rng, (1100, dim)), KINDS["normal"](rng, (20, dim))
+    expected = cases.assign(kernels, metric, points, centroids)
+    for n_threads in THREADS:
+        got = cases.assign(kernels, metric, points, centroids, n_threads)
+        assert_same_bytes(got, expected, n_threads)
+    order = rng.permutation(len(points))
+    shuffled = cases.assign(kernels, metric, points[order], centroids)
+    assert_same_bytes(shuffled, tuple(part[order] for part in expected))
+    for begin, end in ((0, 1), (5, 22), (100, 700)):
+        some = cases.assign(kernels, metric, points[begin:end], centroids)
+        assert_same_bytes(some, tuple(part[begin:end] for part in expected), begin)
+
+
+def test_wide_points_have_small_tiles(kernels, rng):
+    # 16 points of this dimension fill more than a tile.
+    points, centroids = cases.integers(rng, (40, 9000), 1), cases.integers(rng, (3, 9000), 1)
+    labels, distances = cases.assign(kernels, "ip", points, centroids, 2)
+    expected_labels, expected_distances = oracle.assign_points(points, centroids, "ip")
+    assert np.array_equal(labels, expected_labels)
+    assert np.array_equal(distances, expected_distances)
+
+
+def whole_centroids(rng, k, dim):
+    """Whole numbers in opposite pairs, so that their mean, the shift, is zero: all stays exact."""
+    half = cases.integers(rng, (k // 2, dim), 2)
+    middle = np.zeros((k % 2, dim), dtype=np.float32)
+    return rng.permutation(np.concatenate([half, -half, middle]))
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_exact_on_integers(rng, metric, dim):
+    ties = 0
+    for n in COUNTS:
+        for k in CENTROIDS:
+            points, centroids = cases.integers(rng, (n, dim), 3), whole_centroids(rng, k, dim)
+            labels, distances = cases.assign(SCALAR, metric, points, centroids)
+            expected_labels, expected_distances = oracle.assign_points(points, centroids, metric)
+            assert np.array_equal(labels, expected_labels), (n, k)
+            assert np.array_equal(distances, expected_distances), (n, k)
+            if dim == 1:
+                squares = (points - centroids.T) ** 2 if metric == "l2" else -points * centroids.T
+                ties += np.count_nonzero((squares == distances[:, None]).sum(axis=1) > 1)
+    assert ties > 0 or dim > 1, "points between equally near centroids must be among the cases"
+
+
+def score_error(points, centroids, metric):
+    """Bound of |computed - exact| for all scores x . c - |c|^2 / 2, or x . c, of shape (n, k).
+
+    For L2 both sides are shifted by s, the rounded mean centroid. Exactly shifted by the same s,
+    no argmax would change; but both differences are rounded, so each product carries two more
+    roundings, and |c - s|^2 / 2 two from its factors and one when it is stored.
+    """
+    x, c = points.astype(np.float64), centroids.astype(np.float64)
+    if metric == "ip":
+        return oracle.chain_error(x.shape[1], np.abs(x) @ np.abs(c).T)
+    shift = centroids.mean(axis=0, dtype=np.float64).astype(np.float32).astype(np.float64)
+    x, c = x - shift, c - shift
+    magnitude = np.abs(x) @ np.abs(c).T + 0.5 * (c**2).sum(axis=1)
+    return oracle.chain_error(x.shape[1], magnitude, roundings=3)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", ["normal", "huge", "tiny", "far away"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_within_bound(rng, metric, kind, dim):
+    """No centroid is better than the chosen one by more than both scores' rounding."""
+    offset = np.float32(1000 if kind == "far away" else 0)
+    draw = KINDS.get(kind, KINDS["normal"])
+    points, centroids = draw(rng, (65, dim)) + offset, draw(rng, (17, dim)) + offset
+    labels, distances = cases.assign(SCALAR, metric, points, centroids)
+    chosen = np.arange(65), labels
+    table = np.stack([oracle.assign_points(points, c[None], metric)[1] for c in centroids], axis=1)
+    error = score_error(points, centroids, metric) * (2 if metric == "l2" else 1)
+    best = np.arange(65), table.argmin(axis=1)
+    assert (table[chosen] - table[best] <= error[chosen] + error[best]).all()
+    # What is reported is the canonical distance, not the score.
+    exact, products = table[chosen], np.abs(points * centroids[labels].astype(np.float64))
+    magnitude = exact if metric == "l2" else products.sum(axis=1)
+    assert (np.abs(distances - exact) <= oracle.row_error(dim, magnitude, metric)).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_are_canonical(kernels, rng, metric):
+    points, centroids = KINDS["normal"](rng, (200, 31)), KINDS["normal"](rng, (9, 31))
+    labels, distances = cases.assign(kernels, metric, points, centroids)
+    scores = cases.score_lists(SCALAR, metric, points, centroids, labels[:, None].astype(np.int64))
+    assert_same_bytes(distances, scores[:, 0])
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cluster_sums_exact(rng, weighted, dim):
+    for n in COUNTS:
+        for k in (1, 3, 40):
+            points = KINDS["normal"](rng, (n, dim)) * np.float32(10) ** rng.integers(-9, 9, (n, 1))
+            points = points.astype(np.float32)
+            labels = rng.integers(0, k, n).astype(np.int32)
+            weights = rng.standard_exponential(n) if weighted else None
+            expected = oracle.cluster_sums(points, labels, weights, k)
+            for n_threads in THREADS:
+                got = cases.cluster_sums(points, labels, weights, k, n_threads)
+                assert_same_bytes(got, expected, n, k, n_threads)
+
+
+def test_cluster_sums_refuses_foreign_labels(rng):
+    points = KINDS["normal"](rng, (2, 3))
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match="labels"):
+            cases.cluster_sums(points, np.array([0, wrong], np.int32), None, 2)
+
+
+def test_oracle_lloyd_reaches_a_fixed_point(rng):
+    X = rng.standard_normal((60, 3)) + rng.integers(0, 3, (60, 1)) * 5
+    for metric in ("l2", "ip", "cosine"):
+        inertias = [oracle.lloyd(X, X[:4], metric, n)[2] for n in range(12)]
+        assert (np.diff(inertias[1:]) <= 1e-9 * np.abs(inertias[1:-1])).all(), metric
+        centroids, labels, inertia, n_iter = oracle.lloyd(X, X[:4], metric, 100)
+        assert n_iter < 100
+        again = oracle.lloyd(X, centroids, metric, 1)
+        assert np.array_equal(again[1], labels)
+        assert np.allclose(again[2], inertia)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_driver_runs_lloyd_as_the_oracle(kernels, rng, metric):
+    """Steps of the two drivers, on clusters so far apart that rounding decides nothing."""
+    cluster = np.arange(90) % 3
+    X = KINDS["normal"](rng, (90, 5)) + 100 * np.eye(5, dtype=np.float32)[cluster]
+    C0 = X[:3].copy()
+    if metric == "ip":
+        _native.normalize(X[:3], C0)
+    C = C0.copy()
+    for _ in range(10):
+        labels, _ = cases.assign(kernels, metric, X, C)
+        sums, totals, _ = cases.cluster_sums(X, labels, None, 3)
+        if metric == "l2":
+            C = (sums / totals[:, None]).astype(np.float32)
+        else:
+            _native.normalize(sums.astype(np.float32), C)
+    centroids, expected, _, _ = oracle.lloyd(X, C0, metric, 10)
+    assert np.array_equal(cases.assign(kernels, metric, X, C)[0], expected)
+    # A centroid was rounded twice: as a sum and when it was divided.
+    assert np.allclose(C, centroids, rtol=4 * oracle.UNIT, atol=4 * oracle.UNIT)
+
+
+def test_bits_are_those_of_every_other_machine(kernels):
+    points, centroids = cases.dyadic((50, 31), 1), cases.dyadic((19, 31), 2)
+    for metric, expected in (("l2", "cd783af2ffadc61e"), ("ip", "066976428f06c9f8")):
+        assert cases.digest(*cases.assign(kernels, metric, points, centroids)) == expected

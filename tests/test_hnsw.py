@@ -1,0 +1,245 @@
+"""HNSW: what the graph gives, with our conventions for distances, ties and what is missing."""
+
+import pickle
+import threading
+
+import cases
+import numpy as np
+import pytest
+from cases import assert_same_bytes
+
+import lanewise as lw
+from lanewise import oracle
+
+hnswlib = pytest.importorskip("hnswlib")
+
+METRICS = ("l2", "ip", "cosine")
+every_metric = pytest.mark.parametrize("metric", METRICS)
+
+
+def whole_numbers(rng, n, dim=6):
+    """Small ones, so that every distance is exact in float32, and many are equal."""
+    return cases.integers(rng, (n, dim), 3)
+
+
+def raw_index(X, metric, labels=None, max_elements=None):
+    index = hnswlib.Index(space=metric, dim=X.shape[1])
+    index.init_index(max_elements=max_elements or len(X), M=8, ef_construction=60, random_seed=7)
+    if len(X) > 0:
+        index.add_items(X, np.arange(len(X)) if labels is None else labels, num_threads=1)
+    return index
+
+
+def in_order(labels, distances):
+    """The same candidates by (distance, id)."""
+    order = np.lexsort((labels, distances), axis=1)
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(labels, order, 1)
+
+
+@every_metric
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_gives_what_the_graph_gives(rng, metric, k):
+    X, Q = whole_numbers(rng, 300), whole_numbers(rng, 8)
+    raw = raw_index(X, metric)
+    raw.set_ef(50)
+    labels, distances = raw.knn_query(Q, k=k, num_threads=1)
+    expected = in_order(labels.astype(np.int64), distances)
+    for n_threads in (1, 2):
+        got = lw.HNSW(raw).search(Q, k, ef=50, n_threads=n_threads)
+        assert_same_bytes(got.ids, expected[1])
+        offset = np.float32(1 if metric == "ip" else 0)
+        assert_same_bytes(got.distances + offset, expected[0])
+        assert (np.diff(got.distances, axis=1) >= 0).all()
+        assert_same_bytes(lw.HNSW(raw).pool(Q, k, ef=50), got.ids)
+    ties = got.distances[:, 1:] == got.distances[:, :-1]
+    assert ties.any() or k < 40, "ties must be among the cases"
+    assert (got.ids[:, 1:][ties] > got.ids[:, :-1][ties]).all()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_distances_are_those_of_every_other_index(rng, metric):
+    X, Q = whole_numbers(rng, 200), whole_numbers(rng, 8)
+    distances, ids = lw.HNSW(raw_index(X, metric)).search(Q, 10, ef=60)
+    assert_same_bytes(distances, lw.Flat(6, metric).add(X).score(Q, ids))
+
+
+def test_the_cosine_is_one_minus_itself(rng):
+    X = rng.standard_normal((200, 12), dtype=np.float32)
+    X[5] = 0
+    Q = np.concatenate([rng.standard_normal((7, 12), dtype=np.float32), np.zeros((1, 12))])
+    distances, ids = lw.HNSW(raw_index(X, "cosine")).search(Q, 20, ef=100)
+    exact, order = oracle.search(X, Q, 200, "cosine")
+    table = np.empty_like(exact)
+    np.put_along_axis(table, order, exact, axis=1)
+    # float32 throughout, in any order of addition: 12 roundings in a norm's square, half of them
+    # and five more in each coordinate, of both vectors, 13 in the product, one in the difference.
+    error = oracle.gamma(2 * (6 + 5) + 13) + oracle.gamma(1) * 2
+    assert (np.abs(distances - np.take_along_axis(table, ids, 1)) <= error).all()
+    assert (distances[-1] == 1).all()
+
+
+def test_labels_are_the_ids(rng):
+    X = whole_numbers(rng, 50)
+    labels = rng.permutation(10**12 + np.arange(50) * 97)
+    got = lw.HNSW(raw_index(X, "l2", labels)).search(X, 3, ef=50)
+    plain = lw.HNSW(raw_index(X, "l2")).search(X, 3, ef=50)
+    assert got.ids.dtype == np.int64
+    assert set(got.ids.ravel().tolist()) <= set(labels.tolist())
+    assert_same_bytes(got.distances, plain.distances)
+
+
+@pytest.mark.parametrize("k", [4, 6, 17, 100])
+def test_what_the_graph_cannot_give_is_filled_up(rng, k):
+    """Deleted elements count in hnswlib, but are not found: it raises, we pad."""
+    X = whole_numbers(rng, 40)
+    raw = raw_index(X, "l2")
+    for label in range(34):
+        raw.mark_deleted(label)
+    for Q in (X[:1], X[:5], X[0]):
+        distances, ids = lw.HNSW(raw).search(Q, k, ef=100)
+        n = min(k, 6)
+        rows = ids.tolist()
+        assert ids.shape == distances.shape == (1 if Q.ndim == 1 else len(Q), k)
+        assert all(len(set(row[:n])) == n and min(row[:n]) >= 34 for row in rows)
+        assert (ids[:, n:] == -1).all()
+        assert (distances[:, n:] == np.inf).all()
+        exact = lw.Flat(6).add(X).score(Q, ids[:, :n])
+        assert_same_bytes(distances[:, :n], exact)
+    for label in range(34, 40):
+        raw.mark_deleted(label)
+    distances, ids = lw.HNSW(raw).search(X[:3], k)
+    assert (ids == -1).all()
+    assert (distances == np.inf).all()
+
+
+def test_more_than_there_are(rng):
+    X = whole_numbers(rng, 5)
+    distances, ids = lw.HNSW(raw_index(X, "ip")).search(X[:2], 9)
+    assert (np.sort(ids[:, :5]) == np.arange(5)).all()
+    assert (ids[:, 5:] == -1).all()
+    assert (distances[:, 5:] == np.inf).all()
+
+
+def test_nothing_to_find_and_nobody_asking(rng):
+    empty = lw.HNSW(raw_index(np.empty((0, 6), np.float32), "l2", max_elements=10))
+    assert len(empty) == 0
+    distances, ids = empty.search(np.zeros((2, 6)), 3)
+    assert ids.tolist() == [[-1] * 3] * 2
+    assert (distances == np.inf).all()
+    full = lw.HNSW(raw_index(whole_numbers(rng, 9), "l2"))
+    assert full.search(np.empty((0, 6)), 3).ids.shape == (0, 3)
+    assert full.search(np.zeros((2, 6)), 0).distances.shape == (2, 0)
+    assert full.search(np.zeros(6), 2).ids.shape == (1, 2)
+
+
+def test_elements_added_later_are_found(rng):
+    X = whole_numbers(rng, 60)
+    raw = raw_index(X[:30], "l2", max_elements=60)
+    index = lw.HNSW(raw)
+    assert len(index) == 30
+    raw.add_items(X[30:], np.arange(30, 60), num_threads=1)
+    assert len(index) == 60
+    assert index.search(X[:1], 60, ef=60).ids.max() >= 30
+
+
+@every_metric
+def test_build_is_hnswlib_with_one_thread(rng, metric):
+    X = rng.standard_normal((1203, 5), dtype=np.float32)
+    added = []
+    index = lw.HNSW.build(X, metric, M=8, ef_construction=60, seed=7, progress=added.append)
+    assert sum(added) == 1203
+    assert (len(index), index.dim, index.metric) == (1203, 5, metric)
+    expected = lw.HNSW(raw_index(X, metric)).search(X[:9], 20, ef=30)
+    assert_same_bytes(tuple(index.search(X[:9], 20, ef=30)), tuple(expected))
+    again = lw.HNSW.build(X.astype(np.float64), metric, M=8, ef_construction=60, seed=7)
+    assert_same_bytes(tuple(again.search(X[:9], 20, ef=30)), tuple(expected))
+    other = lw.HNSW.build(X, metric, M=2, ef_construction=1, seed=8)
+    assert not np.array_equal(other.search(X[:9], 20).ids, index.search(X[:9], 20).ids)
+    assert repr(index) == f"HNSW(dim=5, metric={metric!r}, n=1203)"
+
+
+def test_the_width_of_a_search_is_its_own(rng):
+    """A wide search must leave no trace in the narrow one behind it, nor one at the same time."""
+    X = rng.standard_normal((2000, 16), dtype=np.float32)
+    index = lw.HNSW.build(X, M=4, ef_construction=20)
+    Q = X[:20] + np.float32(0.5)
+    narrow, wide = (tuple(index.search(Q, 5, ef=ef)) for ef in (5, 400))
+    assert not np.array_equal(narrow[1], wide[1])
+    assert_same_bytes(tuple(index.search(Q, 5)), narrow)
+    assert_same_bytes(tuple(index.search(Q, 5, ef=1)), narrow)
+    wrong = []
+
+    def search(ef, expected):
+        for _ in range(20):
+            if index.search(Q, 5, ef=ef).ids.tobytes() != expected[1].tobytes():
+                wrong.append(ef)
+
+    threads = [
+        threading.Thread(target=search, args=args) for args in ((5, narrow), (400, wide)) * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@every_metric
+def test_pickles_answer_the_same(rng, metric):
+    X = whole_numbers(rng, 80)
+    index = lw.HNSW(raw_index(X, metric))
+    twin = pickle.loads(pickle.dumps(index))
+    assert (len(twin), twin.dim, twin.metric) == (80, 6, metric)
+    assert_same_bytes(tuple(twin.search(X, 4, ef=20)), tuple(index.search(X, 4, ef=20)))
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+def test_what_is_no_graph_is_refused(rng):
+    for wrong in (None, 3, whole_numbers(rng, 3), lw.Flat(3)):
+        with pytest.raises(TypeError, match=r"^index: expected an hnswlib.Index, got"):
+            lw.HNSW(wrong)
+
+
+QUERIES = [
+    (np.ones((2, 5)), ValueError, "dimension 6, got 5"),
+    (np.full((2, 6), np.nan), ValueError, "finite"),
+    (np.full((2, 6), 1e19), ValueError, "no longer than"),
+    (np.ones((2, 6), dtype=int), TypeError, "int64"),
+    (np.ones((1, 2, 6)), ValueError, "2-D"),
+]
+
+
+@pytest.mark.parametrize(("queries", "error", "words"), QUERIES)
+def test_wrong_queries_are_named(rng, queries, error, words):
+    index = lw.HNSW(raw_index(whole_numbers(rng, 9), "l2"))
+    with pytest.raises(error, match=f"^queries: .*{words}"):
+        index.search(queries, 3)
+
+
+@pytest.mark.parametrize("name", ["k", "ef", "n_threads"])
+def test_wrong_options_are_named(rng, name):
+    index = lw.HNSW(raw_index(whole_numbers(rng, 9), "l2"))
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        index.search(np.zeros(6), **{name: -1})
+    with pytest.raises(TypeError, match=f"^{name}: "):
+        index.search(np.zeros(6), **{name: 1.5})
+
+
+BUILD = [
+    ({"X": np.empty((0, 3))}, ValueError, "X"),
+    ({"X": np.full((2, 3), np.inf)}, ValueError, "X"),
+    ({"X": np.ones(3)}, ValueError, "X"),
+    ({"metric": "dot"}, ValueError, "metric"),
+    ({"M": 1}, ValueError, "M"),
+    ({"ef_construction": 0}, ValueError, "ef_construction"),
+    ({"seed": -1}, ValueError, "seed"),
+    ({"n_threads": 0}, ValueError, "n_threads"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "name"), BUILD)
+def test_wrong_building_is_named(options, error, name):
+    with pytest.raises(error, match=f"^{name}: "):
+        lw.HNSW.build(**{"X": np.eye(3), **options})

@@ -1,0 +1,447 @@
+"""The scan and what it stands on: exact whatever the data, blocks, lists, threads and kernel set.
+
+Whole rows first (scores, lengths, means), then the blocks, then the scan itself.
+"""
+
+import math
+
+import cases
+import numpy as np
+import pytest
+from cases import COUNTS, DIMS, KINDS, SCALAR, THREADS, assert_same_bytes, beside_scalar
+
+from lanewise import _native, oracle
+
+METRICS = ("l2", "ip")
+
+
+# --------------------------------------------------------------------------------------- rows
+
+
+@beside_scalar
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_score_lists_same_bits(kernels, rng, metric, kind):
+    for dim in DIMS:
+        for n_ids in (0, 1, 17, 65):
+            rows, queries = KINDS[kind](rng, (50, dim)), KINDS[kind](rng, (3, dim))
+            ids = rng.integers(-1, 50, (3, n_ids))
+            got, expected = (
+                cases.score_lists(k, metric, queries, rows, ids) for k in (kernels, SCALAR)
+            )
+            assert_same_bytes(got, expected, dim, n_ids)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_score_lists_exact_on_integers(kernels, rng, metric):
+    # More ids than one thread takes at a time, a third of them missing.
+    rows, queries = cases.integers(rng, (70, 19)), cases.integers(rng, (4, 19))
+    ids = rng.integers(0, 70, (4, 2500))
+    ids[rng.random(ids.shape) < 1 / 3] = -1
+    truth = oracle.l2_rows if metric == "l2" else oracle.dot_rows
+    sign = 1 if metric == "l2" else -1
+    expected = np.stack([sign * truth(q, rows, i) for q, i in zip(queries, ids, strict=True)])
+    expected[ids < 0] = np.inf
+    for n_threads in THREADS:
+        got = cases.score_lists(kernels, metric, queries, rows, ids, n_threads)
+        assert np.array_equal(got, expected), n_threads
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_and_means_are_sums_in_order(rng, kind):
+    for dim in DIMS:
+        for n in COUNTS:
+            rows = KINDS[kind](rng, (n, dim))
+            wide = rows.astype(np.float64)
+            # Accumulation is the one NumPy sum that goes strictly from left to right.
+            expected = np.add.accumulate(wide**2, axis=1)[:, -1]
+            norms2 = np.full(n, np.nan)
+            largest = _native.squared_norms(rows, norms2)
+            assert_same_bytes(norms2, expected, dim, n)
+            assert largest == max([0.0, *expected])
+
+            mean = np.full(dim, np.nan, dtype=np.float32)
+            _native.mean(rows, mean)
+            total = np.add.accumulate(wide, axis=0)[-1] if n else np.zeros(dim)
+            assert np.array_equal(mean, (total / max(n, 1)).astype(np.float32)), (dim, n)
+
+            unit = np.full_like(rows, np.nan)
+            _native.normalize(rows, unit)
+            lengths = np.sqrt(expected)[:, None]
+            quotient = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0)
+            assert_same_bytes(unit, quotient.astype(np.float32), dim, n)
+
+
+def test_zero_rows_stay_zero_when_normalized():
+    unit = np.full((2, 3), np.nan, dtype=np.float32)
+    _native.normalize(np.array([[0, -0.0, 0], [0, -2, 0]], np.float32), unit)
+    assert_same_bytes(unit, np.array([[0, 0, 0], [0, -1, 0]], np.float32))
+
+
+# ------------------------------------------------------------------------------------- blocks
+
+
+def unpacked(store):
+    """Rotated rows at their positions, read from the blocks as cpp/drive/scan.h lays them out."""
+    dim = store.plan.dim
+    rows = np.full((len(store.lists.ids), dim), np.nan, dtype=np.float32)
+    for first, last in zip(store.lists.begin, store.lists.begin[1:], strict=False):
+        for b in range(first, last, cases.BLOCK):
+            w = min(last - b, cases.BLOCK)
+            rows[b : b + w] = store.blocks[b * dim : (b + w) * dim].reshape(dim, w).T
+    return rows
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_blocks_hold_centred_rotated_rows(rng, dim):
+    plan = cases.rotation_plan(rng, dim)
+    rows = KINDS["normal"](rng, (150, dim)) + np.float32(3)
+    lists = cases.many_lists([0, 1, 16, 17, 80, 36], order=rng.permutation(150), padding=1)
+    store = cases.make_store(SCALAR, plan, "ip", rows, lists)
+    used = lists.ids >= 0
+    centered = rows.astype(np.float64) - store.center
+    lengths = np.sqrt((centered**2).sum(axis=1))
+    found = np.zeros((len(lists.ids), dim))
+    found[used] = unpacked(store)[used] - (centered @ plan.matrix().T)[lists.ids[used]]
+    # The subtraction of the centre rounds once, on top of the rotation.
+    bound = oracle.rotation_error(dim, lengths * (1 + oracle.UNIT)) + oracle.UNIT * lengths
+    assert (np.sqrt((found[used] ** 2).sum(axis=1)) <= bound[lists.ids[used]]).all()
+    assert not unpacked(store)[~used].any()
+    assert not store.norms[~used].any()
+    norms2 = np.add.accumulate(rows.astype(np.float64) ** 2, axis=1)[:, -1]
+    assert_same_bytes(store.norms[used], norms2.astype(np.float32)[lists.ids[used]])
+    expected = np.add.accumulate(centered**2, axis=1)[:, -1].max()
+    assert store.max_centered_norm2 == pytest.approx(expected, rel=dim * 2**-52)
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_same_bits(kernels, rng, kind, dim):
+    plan = cases.rotation_plan(rng, dim)
+    rows = KINDS[kind](rng, (90, dim))
+    lists = cases.many_lists([70, 0, 20])
+    expected = cases.make_store(SCALAR, plan, "ip", rows, lists)
+    for n_threads in (1, 3):
+        got = cases.make_store(kernels, plan, "ip", rows, lists, n_threads=n_threads)
+        for name in ("blocks", "norms", "center"):
+            assert_same_bytes(getattr(got, name), getattr(expected, name), name, n_threads)
+        assert got.max_centered_norm2 == expected.max_centered_norm2
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 63, 64, 65, 130])
+def test_blocks_can_be_filled_bit_by_bit(kernels, rng, n_before):
+    plan = cases.rotation_plan(rng, 31)
+    rows = KINDS["normal"](rng, (200, 31))
+    whole = cases.make_store(kernels, plan, "ip", rows, cases.one_list(200))
+    blocks, norms = np.full_like(whole.blocks, np.nan), np.full_like(whole.norms, np.nan)
+    largest = []
+    for n, first in ((n_before, 0), (200, n_before)):
+        ids = whole.lists.ids.copy()
+        ids[n:] = -1
+        arguments = (whole.center, rows, whole.lists.begin, ids, first, norms, blocks, 2)
+        largest.append(_native.fill_blocks(kernels, plan.native, *arguments))
+    assert_same_bytes(blocks, whole.blocks)
+    assert_same_bytes(norms, whole.norms)
+    assert max(largest) == whole.max_centered_norm2
+
+
+# ----------------------------------------------------------------------------- the exact scan
+
+
+def half_constant(rng, shape):
+    rows = KINDS["normal"](rng, shape)
+    rows[:, ::2] = 3.7
+    return rows
+
+
+def with_zero_rows(rng, shape):
+    rows = KINDS["normal"](rng, shape)
+    rows[rng.random(shape[0]) < 0.5] = 0
+    return rows
+
+
+DATA = {
+    **KINDS,
+    # Distances far smaller than the vectors: expanded norms would lose them.
+    "near duplicates": lambda rng, shape: (
+        KINDS["normal"](np.random.default_rng(1), (1, shape[1]))
+        + np.float32(1e-4) * KINDS["normal"](rng, shape)
+    ),
+    "far away": lambda rng, shape: KINDS["normal"](rng, shape) + np.float32(1000),
+    "half constant": half_constant,
+    "heavy tails": lambda rng, shape: np.exp(3 * rng.standard_normal(shape)).astype(np.float32),
+    "zero rows": with_zero_rows,
+    "equal rows": lambda rng, shape: np.full(shape, 0.1, dtype=np.float32),
+    "many ties": lambda rng, shape: cases.integers(rng, shape, 1),
+    # Squared distances among the subnormal numbers.
+    "squares vanish": lambda rng, shape: KINDS["normal"](rng, shape) * np.float32(1e-22),
+}
+
+
+def draw(rng, name, n_rows, n_queries, dim, metric):
+    """Rows and queries; with each kind of data also a row, and a zero vector, as queries."""
+    rows = DATA[name](rng, (n_rows, dim))
+    queries = DATA[name](rng, (n_queries, dim))
+    queries[0] = rows[n_rows // 2]
+    queries[1] = 0
+    if metric == "cosine":
+        for vectors in (rows, queries):
+            _native.normalize(vectors.copy(), vectors)
+    return rows, queries, "l2" if metric == "l2" else "ip"
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_exact_scan_is_canonical(kernels, rng, metric, data, dim):
+    n = 200 if dim < 300 else 140
+    rows, queries, metric = draw(rng, data, n, 5, dim, metric)
+    # Larger ids first, so that a candidate that ties with the last one must still displace it.
+    lists = cases.one_list(n, order=np.arange(n)[::-1])
+    plan = cases.rotation_plan(rng, dim)
+    centers = [None, np.zeros(dim, np.float32)] if data == "far away" else [None]
+    for center in centers:
+        store = cases.make_store(SCALAR, plan, metric, rows, lists, center=center)
+        for k, delta in ((1, 8), (10, 32)):
+            expected = cases.nearest(SCALAR, metric, queries, rows, k)
+            got = cases.scan(kernels, store, queries, k, delta=delta)
+            assert_same_bytes(got[:2], expected, k, center)
+            check_stats(got[2], n, k, dim)
+
+
+def check_stats(stats, n_rows, k, dim):
+    candidates, dimensions, settled = stats.astype(np.int64).T
+    assert (candidates == n_rows).all()
+    assert (settled <= candidates).all()
+    assert (settled >= min(k, n_rows)).all()
+    # Every settled row was read whole, and no candidate twice on its block.
+    assert (dimensions >= settled * dim).all()
+    assert (dimensions <= (settled + candidates) * dim).all()
+
+
+@pytest.mark.parametrize("n", COUNTS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_any_number_of_rows_and_of_neighbours(kernels, rng, metric, n):
+    dim = 17
+    rows, queries = KINDS["normal"](rng, (n, dim)), KINDS["normal"](rng, (3, dim))
+    store = cases.make_store(SCALAR, cases.rotation_plan(rng, dim), metric, rows, cases.one_list(n))
+    for k in (1, 16, 64, n + 3):
+        expected = cases.nearest(SCALAR, metric, queries, rows, k)
+        *got, stats = cases.scan(kernels, store, queries, k, delta=5)
+        assert_same_bytes(tuple(got), expected, k)
+        check_stats(stats, n, k, dim)
+        if n <= cases.BLOCK:  # there is no bound yet by which one could prune
+            assert (stats[:, 2] == n).all()
+
+
+@pytest.mark.parametrize("dim", [100, 384])
+@pytest.mark.parametrize("metric", METRICS)
+def test_exact_scan_prunes(kernels, rng, metric, dim):
+    """Clustered data, a query inside one cluster: the others must go early."""
+    centers = 5 * KINDS["normal"](rng, (8, dim))
+    rows = (centers[np.arange(1000) % 8] + KINDS["normal"](rng, (1000, dim))).astype(np.float32)
+    plan = cases.rotation_plan(rng, dim)
+    store = cases.make_store(kernels, plan, metric, rows, cases.one_list(1000))
+    _, _, stats = cases.scan(kernels, store, rows[:4], 5)
+    candidates, dimensions, settled = stats.sum(axis=0).tolist()
+    assert settled < candidates / 2
+    assert dimensions < candidates * dim / 2
+
+
+LIST_SIZES = [0, 1, 15, 16, 17, 0, 63, 64, 65, 130, 29]
+
+
+@pytest.mark.parametrize("padding", [0, 1, 5])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("data", ["normal", "many ties", "far away"])
+def test_many_lists_are_as_good_as_one(kernels, rng, data, metric, padding):
+    n, dim = sum(LIST_SIZES), 31
+    rows, queries, _ = draw(rng, data, n, 6, dim, metric)
+    plan = cases.rotation_plan(rng, dim)
+    expected = cases.nearest(SCALAR, metric, queries, rows, 10)
+    lists = cases.many_lists(LIST_SIZES, order=rng.permutation(n), padding=padding)
+    store = cases.make_store(kernels, plan, metric, rows, lists)
+    probes = np.stack([rng.permutation(len(LIST_SIZES)) for _ in queries])
+    for all_lists in (None, probes):
+        for n_threads in THREADS:
+            got = cases.scan(
+                kernels, store, queries, 10, probes=all_lists, delta=8, n_threads=n_threads
+            )
+            assert_same_bytes(got[:2], expected)
+            check_stats(got[2], n, 10, dim)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_probes_choose_lists(kernels, rng, metric):
+    n, dim = sum(LIST_SIZES), 16
+    rows, queries = KINDS["normal"](rng, (n, dim)), KINDS["normal"](rng, (12, dim))
+    lists = cases.many_lists(LIST_SIZES, order=rng.permutation(n))
+    store = cases.make_store(kernels, cases.rotation_plan(rng, dim), metric, rows, lists)
+    probes = np.stack([rng.permutation(len(LIST_SIZES))[:4] for _ in queries])
+    probes[rng.random(probes.shape) < 0.3] = -1
+    probes[0] = -1
+    probes[1] = [0, 5, -1, -1]  # nothing in them
+    for n_threads in THREADS:
+        distances, ids, stats = cases.scan(
+            kernels, store, queries, 10, probes=probes, n_threads=n_threads
+        )
+        for q, probed in enumerate(probes):
+            named = np.concatenate(
+                [np.empty(0, np.int64), *(lists.rows_of(i) for i in probed if i >= 0)]
+            )
+            expected = cases.nearest(SCALAR, metric, queries[q : q + 1], rows, 10, ids=named)
+            assert_same_bytes((distances[q : q + 1], ids[q : q + 1]), expected, q)
+            assert stats[q, 0] == len(named)
+
+
+@pytest.mark.parametrize("eps0", [0.0, 1.0, 2.1, np.inf])
+@pytest.mark.parametrize("metric", METRICS)
+def test_same_bits_for_any_kernels_threads_and_batch(kernels, rng, metric, eps0):
+    """Inexact answers too, and the work done: pruning decides alike everywhere."""
+    n, dim = 30_000, 12  # several pieces of work, in several waves
+    rows, queries = KINDS["normal"](rng, (n, dim)), KINDS["normal"](rng, (4, dim))
+    plan = cases.rotation_plan(rng, dim)
+    lists = cases.many_lists([11_000, 3, 18_997], order=rng.permutation(n))
+    store = cases.make_store(kernels, plan, metric, rows, lists, n_threads=2)
+    expected = cases.scan(SCALAR, store, queries, 7, eps0=eps0, delta=4)
+    for n_threads in THREADS:
+        options = {"eps0": eps0, "delta": 4, "n_threads": n_threads}
+        got = cases.scan(kernels, store, queries, 7, **options)
+        assert_same_bytes(got, expected, n_threads)
+        for q in range(len(queries)):  # a single query is shared among the threads
+            alone = cases.scan(kernels, store, queries[q : q + 1], 7, **options)
+            assert_same_bytes(alone, tuple(part[q : q + 1] for part in expected), n_threads, q)
+    if eps0 == np.inf:
+        assert_same_bytes(expected[:2], cases.nearest(SCALAR, metric, queries, rows, 7))
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_inexact_scan_same_bits(kernels, rng, metric, dim):
+    rows, queries = KINDS["normal"](rng, (200, dim)), KINDS["normal"](rng, (4, dim))
+    store = cases.make_store(
+        SCALAR, cases.rotation_plan(rng, dim), metric, rows, cases.one_list(200)
+    )
+    for eps0 in (0.0, 0.5, 2.1):
+        for delta in (1, 16, 2000):
+            got, expected = (
+                cases.scan(k, store, queries, 5, eps0=eps0, delta=delta) for k in (kernels, SCALAR)
+            )
+            assert_same_bytes(got, expected, eps0, delta)
+
+
+# --------------------------------------------------------------------------- the inexact scan
+
+
+def justified(squares, radius2, eps0, delta, error):
+    """Whether ADSampling, at any step but the last, may give up a row whose k-th best was radius2.
+
+    Bounds only shrink, so whoever was given up had an estimate above the limit for a bound of at
+    least the final one. `squares` are those of the row's rotated differences, exact; what the scan
+    adds up may be longer by `error`, and each sum is rounded.
+    """
+    dim = len(squares)
+    for seen in range(delta, dim, delta):
+        reached = (math.sqrt(squares[:seen].sum()) + error) ** 2 * (1 + oracle.gamma(seen + 4))
+        if reached >= seen / dim * (1 + eps0 / math.sqrt(seen)) ** 2 * radius2:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("dim", [64, 100, 384])
+@pytest.mark.parametrize("eps0", [0.3, 1.0, 2.1])
+def test_inexact_scan_loses_only_what_adsampling_may(kernels, rng, eps0, dim):
+    n, k, delta = 600, 10, 16
+    rows, queries = KINDS["normal"](rng, (n, dim)), KINDS["normal"](rng, (8, dim))
+    plan = cases.rotation_plan(rng, dim)
+    store = cases.make_store(kernels, plan, "l2", rows, cases.one_list(n))
+    distances, ids, stats = cases.scan(kernels, store, queries, k, eps0=eps0, delta=delta)
+    # Whatever is returned is canonical, distinct and in order.
+    assert_same_bytes(distances, cases.score_lists(SCALAR, "l2", queries, rows, ids))
+    assert all(len(set(row)) == k for row in ids.tolist())
+    assert np.array_equal(np.lexsort((ids, distances), axis=1), np.tile(np.arange(k), (8, 1)))
+    check_stats(stats, n, k, dim)
+
+    matrix = plan.matrix()
+    rotated_rows = (rows.astype(np.float64) - store.center) @ matrix.T
+    rotated_queries = (queries.astype(np.float64) - store.center) @ matrix.T
+    everything = cases.score_lists(SCALAR, "l2", queries, rows, np.tile(np.arange(n), (8, 1)))
+    missed = 0
+    for q in range(8):
+        lengths = np.sqrt((rotated_rows**2).sum(axis=1)) + math.sqrt(
+            (rotated_queries[q] ** 2).sum()
+        )
+        errors = oracle.rotation_error(dim, lengths) + 2 * oracle.UNIT * lengths
+        for i in np.flatnonzero(everything[q] < distances[q, -1]).tolist():
+            if i not in ids[q]:
+                missed += 1
+                squares = (rotated_queries[q] - rotated_rows[i]) ** 2
+                assert justified(squares, distances[q, -1], eps0, delta, errors[i]), (q, i)
+    assert missed > 0 or eps0 > 0.5, "some neighbour must be lost for this to say anything"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_smaller_eps0_means_less_work(kernels, rng, metric):
+    rows, queries = KINDS["normal"](rng, (1500, 256)), KINDS["normal"](rng, (6, 256))
+    plan = cases.rotation_plan(rng, 256)
+    store = cases.make_store(kernels, plan, metric, rows, cases.one_list(1500))
+    work = [
+        int(cases.scan(kernels, store, queries, 10, eps0=eps0)[2][:, 1].sum())
+        for eps0 in (0.3, 1.0, 2.1, np.inf)
+    ]
+    assert work == sorted(work)
+    assert len(set(work)) == len(work)
+
+
+def test_oracle_adsampling(rng):
+    rows, query = rng.standard_normal((300, 64)), rng.standard_normal(64)
+    exact = oracle.search(rows, query[None], 10, "l2")
+    distances, ids, work = oracle.adsampling(rows, query, 10, np.inf, 16)
+    assert np.array_equal(ids, exact[1][0])
+    assert np.allclose(distances, exact[0][0], rtol=64 * 2**-52)
+    assert work == 300 * 64
+    for eps0 in (2.1, 1.0, 0.3):
+        distances, ids, less = oracle.adsampling(rows, query, 10, eps0, 16)
+        assert less < work
+        assert np.allclose(distances, oracle.l2_rows(query, rows, ids), rtol=64 * 2**-52)
+        for i in set(exact[1][0].tolist()) - set(ids.tolist()):
+            assert justified((query - rows[i]) ** 2, distances[-1], eps0, 16, 0.0)
+        work = less
+    # Nothing is lost to a row that is the query itself.
+    assert oracle.adsampling(rows, rows[250], 1, 0.0, 16)[1].tolist() == [250]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_oracle_search_agrees_with_the_canonical_answer(rng, metric):
+    rows, queries, native = draw(rng, "many ties", 300, 5, 9, metric)
+    if metric == "cosine":  # lengths round: only ids of a clear order can be compared
+        rows, queries = KINDS["normal"](rng, (300, 9)), KINDS["normal"](rng, (5, 9))
+    unit_rows, unit_queries = rows.copy(), queries.copy()
+    if metric == "cosine":
+        _native.normalize(rows, unit_rows)
+        _native.normalize(queries, unit_queries)
+    distances, ids = cases.nearest(SCALAR, native, unit_queries, unit_rows, 310)
+    expected_distances, expected_ids = oracle.search(rows, queries, 310, metric)
+    assert np.array_equal(ids, expected_ids)
+    if metric == "cosine":
+        # Both unit vectors are rounded once, then comes the product of vectors of length one.
+        error = 2 * oracle.gamma(1) + oracle.row_error(9, 1.0, "ip") * (1 + 2 * oracle.gamma(1))
+        distances, expected_distances = distances[:, :300], expected_distances[:, :300]
+        assert np.abs(1.0 + distances.astype(np.float64) - expected_distances).max() <= error
+    else:
+        assert np.array_equal(distances, expected_distances)
+
+
+def test_bits_are_those_of_every_other_machine(kernels):
+    signs = 1.0 - 2.0 * (cases.dyadic((3, 48), 1) < 0)
+    plan = cases.RotationPlan(signs / np.sqrt(cases.transform_lengths(48)), 16, 2)
+    rows, queries = cases.dyadic((500, 48), 2), cases.dyadic((5, 48), 3)
+    for metric, stored, found in (
+        ("l2", "0d41ac2cb403d7f1", "b191cb8ecb22c760"),
+        ("ip", "f54c7f91355cdbcb", "6938ad522b82ba9f"),
+    ):
+        store = cases.make_store(kernels, plan, metric, rows, cases.one_list(500))
+        assert cases.digest(store.center, store.norms, store.blocks) == stored
+        assert cases.digest(*cases.scan(kernels, store, queries, 9, eps0=0.5, delta=8)) == found
