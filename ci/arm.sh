@@ -88,7 +88,7 @@ for ((minor = 36; minor >= 17; minor--)); do # 36: the root's glibc is 2.36
 done
 pip_arm+=(--platform manylinux2014_aarch64)
 hnswlib=hnswlib==0.8.0 # has no wheels
-requirements=(numpy pytest hypothesis h5py rich matplotlib scikit-learn scipy pooch ml_dtypes)
+requirements=(numpy pytest pytest-xdist hypothesis h5py rich matplotlib scikit-learn scipy pooch ml_dtypes)
 key="${requirements[*]} $hnswlib"
 if ! ready "$site" "$key"; then
   rm -rf "$site.new" "$work/hnswlib"
@@ -130,7 +130,8 @@ mkdir "$work/run"
 cd "$work/run"
 export LANEWISE_EXPECT_ISAS=scalar,neon
 export OPENBLAS_NUM_THREADS=1 # spinning threads starve each other under emulation
-arm_pytest() { "$root/usr/bin/python" -m pytest -p no:cacheprovider -m "not slow" "$@"; }
+# One emulated process keeps one core busy.
+arm_pytest() { "$root/usr/bin/python" -m pytest -n "$(nproc)" -p no:cacheprovider -m "not slow" -q --durations=15 "$@"; }
 
 export QEMU_CPU=max # everything that qemu knows: dotprod, i8mm, bf16, SVE2
 say "tests on $QEMU_CPU"

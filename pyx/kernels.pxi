@@ -92,8 +92,8 @@ cdef class Kernels:
         expect(<size_t> labels.shape[0] == n_groups * kLanes and labels.shape[0] == scores.shape[0], "assign out")
         expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 2 * kLanes,
                "assign scratch")
-        self.row.assign(&points[0, 0, 0], n_groups, &centroids[0, 0, 0], &bias[0], n_panels, dim, &scratch[0, 0], &labels[0],
-                        &scores[0])
+        self.row.assign(&points[0, 0, 0], n_groups, &centroids[0, 0, 0], &bias[0], n_panels, dim, &scratch[0, 0],
+                        &labels[0], &scores[0])
 
     def threefry(self, const uint64_t[::1] key, const uint64_t[::1] counter0, uint64_t counter1, uint64_t[::1] out0,
                  uint64_t[::1] out1):
