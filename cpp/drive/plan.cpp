@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -35,8 +36,9 @@ std::size_t scale32(std::uint32_t word, std::size_t n) {
 class Planner {
  public:
   Planner(const Kernels& kernels, const PlanParameters& parameters, std::size_t k_pool)
-      : kernels_(kernels), p_(parameters), next_(parameters.n_lanes), end_(parameters.n_lanes), seen_(kSeenSlots, 0) {
+      : kernels_(kernels), p_(parameters), next_(parameters.n_lanes), count_(parameters.n_lanes), seen_(kSeenSlots, 0) {
     const std::size_t padded = (k_pool + kCountersTogether) / kCountersTogether * kCountersTogether;
+    if (k_pool * parameters.n_lanes <= kRoomyPlaces) roomy_.resize(padded * parameters.n_lanes);
     copied_.resize(padded);
     lane_.resize(padded);
     word0_.resize(padded);
@@ -67,6 +69,9 @@ class Planner {
  private:
   static constexpr std::uint32_t kNobody = std::numeric_limits<std::uint32_t>::max();
   static constexpr std::uint32_t kEverybody = kNobody - 1;
+  static constexpr std::uint64_t kNoId = ~std::uint64_t{0};  // candidates are not negative
+  static constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15;
+  static constexpr std::size_t kRoomyPlaces = std::size_t{1} << 16;
   static constexpr unsigned kSeenBits = 14;
   static constexpr std::size_t kSeenSlots = std::size_t{1} << kSeenBits;
 
@@ -107,17 +112,17 @@ class Planner {
     for (std::size_t i = 0; i < n; ++i) {
       const std::uint64_t id = ids[i];
       any |= id;
-      std::uint8_t& slot = seen[id * 0x9E3779B97F4A7C15 >> (64 - kSeenBits)];
+      std::uint8_t& slot = seen[id * kGolden >> (64 - kSeenBits)];
       suspicious |= slot == generation;
       slot = generation;
     }
     if (static_cast<std::int64_t>(any) < 0) return Look::kMissing;
     if (!suspicious) return Look::kClean;
-    std::copy_n(ids, n, word0_.begin());
-    const auto end = word0_.begin() + static_cast<std::ptrdiff_t>(n);
-    std::sort(word0_.begin(), end);
-    return std::adjacent_find(word0_.begin(), end) == end ? Look::kClean : Look::kDuplicate;
+    return has_duplicate() ? Look::kDuplicate : Look::kClean;
   }
+
+  // The close look: an open-addressed table of the ids themselves, at most half full.
+  bool has_duplicate();
 
   void draw(const std::uint64_t* key, const std::uint64_t* counters, std::uint64_t tag, std::size_t n) {
     const std::size_t padded = (n + kCountersTogether - 1) / kCountersTogether * kCountersTogether;
@@ -212,20 +217,25 @@ class Planner {
   // Each candidate finds its lane by itself: no pool, no order and no other candidate is asked.
   void own(const std::uint64_t* key) {
     draw(key, ids_, kOwnerTag, n_);
-    if (!p_.share_all && p_.share_below == 0 && p_.head == 0) return;  // deal_once reads the words themselves
+    if (!may_repeat_or_crowd()) return;  // deal_once reads the words themselves
     for (std::size_t i = 0; i < n_; ++i) {
       const bool shared = p_.share_all || word1_[i] < p_.share_below;
       lane_[i] = shared ? kEverybody : static_cast<std::uint32_t>(scale64(word0_[i], p_.n_lanes));
     }
   }
 
+  // Whether a candidate may have two lanes, or `owner` lanes with room for all candidates would be too much memory.
+  bool may_repeat_or_crowd() const {
+    if (p_.head > 0) return true;
+    if (p_.scheme != Scheme::kOwner) return p_.k_dedicated < p_.k_lane;
+    return p_.share_all || p_.share_below > 0 || roomy_.empty();
+  }
+
   // Hands the candidates out in rank order, so that a lane's budget and a deadline both cut the least likely.
   void deal(std::int64_t* lanes, std::int32_t* counts) {
     const std::size_t k = p_.k_lane;
     for (std::size_t lane = 0; lane < p_.n_lanes; ++lane) next_[lane] = lanes + lane * k;
-    const bool repeats =
-        p_.head > 0 || (p_.scheme == Scheme::kOwner ? p_.share_all || p_.share_below > 0 : p_.k_dedicated < k);
-    if (repeats) {
+    if (may_repeat_or_crowd()) {
       deal_with_repeats(lanes);
     } else {
       deal_once(lanes);
@@ -263,19 +273,23 @@ class Planner {
       }
       return;
     }
-    // A full lane's candidate goes to a place that nobody reads, and is not counted afterwards.
-    std::int64_t nowhere;
+    // Chance decides when a lane is full, so a branch on it would be mispredicted: deal into lanes that hold all
+    // candidates, then keep what the budget allows.
+    const std::size_t k = p_.k_lane;
     const std::size_t n_lanes = p_.n_lanes;
-    std::int64_t** const end = end_.data();
-    for (std::size_t r = 0; r < n_lanes; ++r) end[r] = lanes + (r + 1) * p_.k_lane;
+    std::int64_t* const roomy = roomy_.data();
+    std::size_t* const count = count_.data();
+    for (std::size_t r = 0; r < n_lanes; ++r) count[r] = 0;
     const std::uint64_t* const words = word0_.data();
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t owner = scale64(words[i], n_lanes);
-      std::int64_t* const slot = next[owner];
-      *(slot < end[owner] ? slot : &nowhere) = static_cast<std::int64_t>(ids[i]);
-      next[owner] = slot + 1;
+      roomy[owner * n + count[owner]++] = static_cast<std::int64_t>(ids[i]);
     }
-    for (std::size_t r = 0; r < n_lanes; ++r) next[r] = std::min(next[r], end[r]);
+    for (std::size_t r = 0; r < n_lanes; ++r) {
+      const std::size_t kept = std::min(count[r], k);
+      for (std::size_t i = 0; i < kept; ++i) next[r][i] = roomy[r * n + i];
+      next[r] += kept;
+    }
   }
 
   void deal_with_repeats(std::int64_t* lanes) {
@@ -297,13 +311,29 @@ class Planner {
   const PlanParameters& p_;
   const std::uint64_t* ids_ = nullptr;  // the candidates of this query by rank, padded for the threefry kernel
   std::size_t n_ = 0;
-  std::vector<std::uint64_t> copied_, word0_, word1_, stratum_;
+  std::vector<std::uint64_t> copied_, word0_, word1_, stratum_, table_;
   std::vector<std::uint32_t> lane_, order_, bucket_, dealing_;
   std::vector<std::int64_t*> next_;  // where each lane's next candidate goes
-  std::vector<std::int64_t*> end_;   // and where its budget ends
+  // For `owner` alone: lanes with room for every candidate, and how many they hold.
+  std::vector<std::int64_t> roomy_;
+  std::vector<std::size_t> count_;
   std::vector<std::uint8_t> seen_;
   std::uint8_t generation_ = 0;
 };
+
+bool Planner::has_duplicate() {
+  const unsigned bits = static_cast<unsigned>(std::bit_width(2 * n_));
+  table_.assign(std::size_t{1} << bits, kNoId);
+  const std::size_t mask = table_.size() - 1;
+  for (std::size_t i = 0; i < n_; ++i) {
+    std::size_t at = ids_[i] * kGolden >> (64 - bits);
+    for (; table_[at] != kNoId; at = (at + 1) & mask) {
+      if (table_[at] == ids_[i]) return true;
+    }
+    table_[at] = ids_[i];
+  }
+  return false;
+}
 
 }  // namespace
 
