@@ -49,9 +49,11 @@ struct Kernels {
   // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
   // Points and centroids are dimension-major in groups of kLanes: dimension d of member m of group g is
   // data[(g * dim + d) * kLanes + m]. Each sum is one chain of fused multiply-adds over the dimensions, from bias.
-  // Padding centroids have bias -inf. `scratch` holds n_groups * kLanes * 2 * kLanes words of 32 bits.
+  // Padding centroids have bias -inf. `scratch` holds n_groups * kLanes * 3 * kLanes words of 32 bits. runner_ups is
+  // the second largest, equal to scores if two centroids share the largest, -inf if there is but one centroid.
   void (*assign)(const float* points, std::size_t n_groups, const float* centroids, const float* bias,
-                 std::size_t n_panels, std::size_t dim, void* scratch, std::int32_t* labels, float* scores);
+                 std::size_t n_panels, std::size_t dim, void* scratch, std::int32_t* labels, float* scores,
+                 float* runner_ups);
 
   // keyed/threefry.cpp
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
@@ -69,7 +71,7 @@ struct Kernels {
   void l2_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                    \
   void dot_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                   \
   void assign(const float*, std::size_t, const float*, const float*, std::size_t, std::size_t, void*, std::int32_t*,  \
-              float*);                                                                                                \
+              float*, float*);                                                                                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
   }

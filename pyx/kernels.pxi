@@ -11,7 +11,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                           uint64_t)
         void (*l2_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
         void (*dot_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
-        void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*)
+        void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
+                       float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
 
 cdef extern from "dispatch.h" namespace "lw" nogil:
@@ -84,16 +85,17 @@ cdef class Kernels:
         return 0
 
     def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
-               float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores):
+               float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups):
         """Best centroid of points packed (groups, dim, 16) among centroids packed (panels, dim, 16)."""
         cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
         expect(<size_t> points.shape[2] == kLanes and <size_t> centroids.shape[2] == kLanes, "assign packing")
         expect(<size_t> centroids.shape[1] == dim and <size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
-        expect(<size_t> labels.shape[0] == n_groups * kLanes and labels.shape[0] == scores.shape[0], "assign out")
-        expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 2 * kLanes,
+        expect(<size_t> labels.shape[0] == n_groups * kLanes and labels.shape[0] == scores.shape[0]
+               and labels.shape[0] == runner_ups.shape[0], "assign out")
+        expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 3 * kLanes,
                "assign scratch")
         self.row.assign(&points[0, 0, 0], n_groups, &centroids[0, 0, 0], &bias[0], n_panels, dim, &scratch[0, 0],
-                        &labels[0], &scores[0])
+                        &labels[0], &scores[0], &runner_ups[0])
 
     def threefry(self, const uint64_t[::1] key, const uint64_t[::1] counter0, uint64_t counter1, uint64_t[::1] out0,
                  uint64_t[::1] out1):

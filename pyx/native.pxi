@@ -1,5 +1,8 @@
 # What every family shares: views as pointers, Ctrl-C, and the shape check.
 
+from _thread import get_ident
+from threading import main_thread
+
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 
@@ -24,9 +27,12 @@ cdef cbool interrupt_asked(void* context) noexcept nogil:
         return PyErr_CheckSignals() != 0
 
 
-cdef inline Interrupt ctrl_c() noexcept:
+cdef inline Interrupt ctrl_c() except *:
+    """Only the main thread hears signals; any other would take the GIL for nothing, even at exit."""
     cdef Interrupt interrupt
-    interrupt.asked = interrupt_asked
+    interrupt.asked = NULL
+    if get_ident() == main_thread().ident:
+        interrupt.asked = interrupt_asked
     interrupt.context = NULL
     return interrupt
 

@@ -32,23 +32,33 @@ cdef extern from "drive/scan.h" namespace "lw" nogil:
 
 
 cdef class Store:
-    """Rows in lists of blocks. Holds on to the arrays that it is made of."""
+    """Rows in lists of blocks. Holds on to the arrays that it is made of.
+
+    Ids before first_position are those of an earlier store, which has checked them.
+    """
 
     cdef CStore view
     cdef object _arrays
 
     def __init__(self, str metric, const int64_t[::1] list_begin, const int64_t[::1] list_size,
                  const int64_t[::1] ids, const float[::1] norms, const float[::1] blocks, const float[:, ::1] rows,
-                 const float[::1] center, double max_norm, double max_centered_norm):
+                 const float[::1] center, double max_norm, double max_centered_norm, int64_t first_position=0):
         cdef size_t n_lists = list_size.shape[0], positions = ids.shape[0], dim = rows.shape[1], i
+        cdef int64_t at
+        cdef cbool sound = True
         expect(<size_t> list_begin.shape[0] == n_lists + 1 and list_begin[0] == 0, "store lists")
         expect(<size_t> list_begin[n_lists] == positions and <size_t> norms.shape[0] == positions, "store positions")
-        for i in range(n_lists):
-            expect(list_begin[i + 1] % <int64_t> kLanes == 0 and list_size[i] >= 0
-                   and list_size[i] <= list_begin[i + 1] - list_begin[i], "store list size")
         expect(<size_t> blocks.shape[0] == positions * dim and <size_t> center.shape[0] == dim, "store blocks")
-        for i in range(positions):
-            expect(-1 <= ids[i] < rows.shape[0], "store ids")
+        # Padding behind a list is never looked at, and a later store may already use it.
+        with nogil:
+            for i in range(n_lists):
+                sound = (sound and list_begin[i + 1] % <int64_t> kLanes == 0 and list_size[i] >= 0
+                         and list_size[i] <= list_begin[i + 1] - list_begin[i])
+                if not sound:
+                    break
+                for at in range(max(list_begin[i], first_position), list_begin[i] + list_size[i]):
+                    sound = sound and 0 <= ids[at] < rows.shape[0]
+        expect(sound, "store lists or ids")
         self._arrays = (list_begin, list_size, ids, norms, blocks, rows, center)
         self.view.dim = dim
         self.view.metric = to_metric(metric)
@@ -108,8 +118,13 @@ def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, con
     cdef size_t n_lists = list_begin.shape[0] - 1, positions = ids.shape[0], dim = rotation.plan.dim, i
     expect(<size_t> rows.shape[1] == dim and <size_t> center.shape[0] == dim, "blocks dimension")
     expect(<size_t> list_begin[n_lists] == positions and <size_t> blocks.shape[0] == positions * dim, "blocks shapes")
-    for i in range(positions):
-        expect(-1 <= ids[i] < rows.shape[0], "blocks ids")
+    cdef cbool sound = n_lists > 0 and list_begin[0] == 0
+    with nogil:
+        for i in range(n_lists):
+            sound = sound and list_begin[i] <= list_begin[i + 1]
+        for i in range(first_position, positions):
+            sound = sound and -1 <= ids[i] < rows.shape[0]
+    expect(sound, "blocks lists or ids")
     cdef float* norm = NULL
     if norms is not None:
         expect(<size_t> norms.shape[0] == positions, "blocks norms")

@@ -1,7 +1,12 @@
 """Awkward shapes and values that every kernel and driver goes through, and how to call them."""
 
+import contextlib
+import ctypes
+import functools
 import hashlib
 import math
+import platform
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,16 +117,18 @@ def pack(rows):
 
 
 def kernel_assign(kernels, points, centroids, bias):
-    """Labels and scores of points (n, dim) among centroids (k, dim), by one call of the kernel."""
+    """Labels, scores and runners-up of points (n, dim) among centroids (k, dim), by the kernel."""
     groups, panels = pack(points), pack(centroids)
     n_points = len(groups) * LANES
     padded_bias = np.full(len(panels) * LANES, -np.inf, dtype=np.float32)
     padded_bias[: len(bias)] = bias
-    scratch = np.full((n_points, 2 * LANES), np.nan, dtype=np.float32)
+    scratch = np.full((n_points, 3 * LANES), np.nan, dtype=np.float32)
     labels = np.empty(n_points, dtype=np.int32)
     scores = np.empty(n_points, dtype=np.float32)
-    kernels.assign(groups, panels, padded_bias, scratch, labels, scores)
-    return labels[: len(points)], scores[: len(points)]
+    runner_ups = np.empty(n_points, dtype=np.float32)
+    kernels.assign(groups, panels, padded_bias, scratch, labels, scores, runner_ups)
+    n = len(points)
+    return labels[:n], scores[:n], runner_ups[:n]
 
 
 def threefry(kernels, key, counter0, counter1):
@@ -131,6 +138,38 @@ def threefry(kernels, key, counter0, counter1):
 
 
 # ------------------------------------------------------------------------------------- drivers
+
+
+def _float_modes():
+    """Upward rounding and flush-to-zero, as (fields of fenv_t, place of the mode, its bits)."""
+    machine = platform.machine().lower()
+    if sys.platform == "linux" and machine in ("x86_64", "amd64"):
+        return {"upward": (8, 7, 0x4000), "flush": (8, 7, 0x8040)}  # MXCSR: RC = up; FTZ and DAZ
+    if sys.platform == "linux" and machine == "aarch64":
+        return {"upward": (2, 0, 1 << 22), "flush": (2, 0, 1 << 24)}  # FPCR: RMode = up; FZ
+    return {}
+
+
+FLOAT_MODES = _float_modes()
+
+
+@contextlib.contextmanager
+def float_mode(name):
+    """Compute as a thread does that some other library has switched to another mode."""
+    n_words, place, bits = FLOAT_MODES[name]
+    libm = ctypes.CDLL("libm.so.6")
+    before = (ctypes.c_uint32 * n_words)()
+    libm.fegetenv(before)
+    switched = (ctypes.c_uint32 * n_words)(*before)
+    switched[place] |= bits
+    libm.fesetenv(switched)
+    try:
+        yield
+    finally:
+        libm.fesetenv(before)
+
+
+in_foreign_float_modes = pytest.mark.parametrize("mode", FLOAT_MODES)
 
 
 @dataclass
@@ -149,7 +188,9 @@ class RotationPlan:
     def dim(self):
         return self.weights.shape[1]
 
+    @functools.cached_property
     def matrix(self):
+        """What it multiplies vectors by, in float64."""
         return oracle.rotation_matrix(self.exact_weights, self.chunk, self.stride)
 
 
@@ -159,9 +200,11 @@ def transform_lengths(dim):
     return np.repeat(digits, digits)
 
 
-def rotation_plan(rng, dim, *, chunk=None, unit_weights=False):
+@functools.cache
+def rotation_plan(dim, *, chunk=None, unit_weights=False, seed=0):
     """Random signs and a random stride; weights of length one if the arithmetic shall be exact."""
     chunk = math.gcd(dim, LANES) if chunk is None else chunk
+    rng = np.random.default_rng([dim, chunk, seed])
     n_chunks = dim // chunk
     strides = [s for s in range(1, n_chunks + 1) if math.gcd(s, n_chunks) == 1]
     scale = np.ones(dim) if unit_weights else 1.0 / np.sqrt(transform_lengths(dim))
@@ -253,7 +296,7 @@ def make_store(kernels, plan, metric, rows, lists, *, center=None, n_threads=1):
         lists.begin,
         lists.ids,
         0,
-        norms if metric == "ip" else None,
+        None if metric == "l2" else norms,
         blocks,
         n_threads,
     )

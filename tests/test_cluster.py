@@ -13,6 +13,7 @@ from cases import THREADS, assert_same_bytes
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import lanewise as lw
 from lanewise import KMeans, draws, oracle
 from lanewise.cluster import assign
 
@@ -421,7 +422,7 @@ def test_spherical_clusters_do_not_know_lengths(rng):
 
 
 def test_when_to_stop(rng):
-    X = blobs(rng, 400, 3, 1)
+    X = 8 * blobs(rng, 400, 3, 1)
     whole = KMeans(12, tol=0).fit(X)
     assert whole.n_iter_ > 4
     runs = [KMeans(12, tol=0, max_iter=n).fit(X) for n in range(1, whole.n_iter_ + 3)]
@@ -687,3 +688,26 @@ ARGUMENTS = [
 def test_wrong_arguments_of_assign_are_named(argument, error, words):
     with pytest.raises(error, match=f"^{words}"):
         assign(**{"X": np.eye(3), "centroids": np.eye(3), **argument})
+
+
+# Data on which x.c - |c|^2 / 2 in float32 cannot tell neighbours apart.
+SPREADS = {
+    "one outlier": lambda rng: np.concatenate((rng.normal(size=(299, 9)), np.full((1, 9), 1e5))),
+    "two far modes": lambda rng: rng.normal(size=(300, 9)) + rng.choice([-1e4, 1e4], (300, 1)),
+    "far from the origin": lambda rng: rng.normal(size=(300, 9)) + 1e6,
+    "one direction": lambda rng: rng.normal(size=(300, 1)) * np.full(9, 1e3) + 1e-3,
+    "equal rows": lambda rng: rng.normal(size=(10, 9))[rng.integers(0, 10, 300)],
+}
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("spread", SPREADS)
+def test_labels_are_those_of_canonical_distances(rng, kernels, spread, metric):
+    """Whatever the tiled products round away: the least canonical distance, the smallest number."""
+    X = SPREADS[spread](rng).astype(np.float32)
+    centroids = np.concatenate((X[::13], X[-1:], X[:1]))
+    labels, distances = assign(X, centroids, metric, kernels=kernels)
+    everyone = np.tile(np.arange(len(centroids)), (len(X), 1))
+    table = lw.Flat(9, metric, kernels=kernels).add(centroids).score(X, everyone)
+    assert np.array_equal(labels, table.argmin(axis=1))
+    assert np.array_equal(distances, table.min(axis=1))

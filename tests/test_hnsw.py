@@ -144,18 +144,25 @@ def test_elements_added_later_are_found(rng):
 
 @every_metric
 def test_build_is_hnswlib_with_one_thread(rng, metric):
-    X = rng.standard_normal((1203, 5), dtype=np.float32)
+    """A graph so poor that every setting shows."""
+    X = rng.standard_normal((1203, 16), dtype=np.float32)
+    Q = rng.standard_normal((20, 16), dtype=np.float32)
+    options = {"M": 3, "ef_construction": 5, "seed": 7}
+    raw = hnswlib.Index(space=metric, dim=16)
+    raw.init_index(max_elements=1203, M=3, ef_construction=5, random_seed=7)
+    raw.add_items(X, np.arange(1203), num_threads=1)
+    expected = tuple(lw.HNSW(raw).search(Q, 5))
     added = []
-    index = lw.HNSW.build(X, metric, M=8, ef_construction=60, seed=7, progress=added.append)
+    index = lw.HNSW.build(X, metric, progress=added.append, **options)
     assert sum(added) == 1203
-    assert (len(index), index.dim, index.metric) == (1203, 5, metric)
-    expected = lw.HNSW(raw_index(X, metric)).search(X[:9], 20, ef=30)
-    assert_same_bytes(tuple(index.search(X[:9], 20, ef=30)), tuple(expected))
-    again = lw.HNSW.build(X.astype(np.float64), metric, M=8, ef_construction=60, seed=7)
-    assert_same_bytes(tuple(again.search(X[:9], 20, ef=30)), tuple(expected))
-    other = lw.HNSW.build(X, metric, M=2, ef_construction=1, seed=8)
-    assert not np.array_equal(other.search(X[:9], 20).ids, index.search(X[:9], 20).ids)
-    assert repr(index) == f"HNSW(dim=5, metric={metric!r}, n=1203)"
+    assert (len(index), index.dim, index.metric) == (1203, 16, metric)
+    assert repr(index) == f"HNSW(dim=16, metric={metric!r}, n=1203)"
+    assert_same_bytes(tuple(index.search(Q, 5)), expected)
+    again = lw.HNSW.build(X.astype(np.float64), metric, **options)
+    assert_same_bytes(tuple(again.search(Q, 5)), expected)
+    for changed in ({"M": 4}, {"ef_construction": 9}, {"seed": 8}):
+        other = lw.HNSW.build(X, metric, **{**options, **changed})
+        assert not np.array_equal(other.search(Q, 5).ids, expected[1]), changed
 
 
 def test_the_width_of_a_search_is_its_own(rng):
@@ -165,8 +172,15 @@ def test_the_width_of_a_search_is_its_own(rng):
     Q = X[:20] + np.float32(0.5)
     narrow, wide = (tuple(index.search(Q, 5, ef=ef)) for ef in (5, 400))
     assert not np.array_equal(narrow[1], wide[1])
-    assert_same_bytes(tuple(index.search(Q, 5)), narrow)
     assert_same_bytes(tuple(index.search(Q, 5, ef=1)), narrow)
+    # By default it is the index's own, which nothing here changes, but never less than k.
+    index.index.set_ef(400)
+    assert_same_bytes(tuple(index.search(Q, 5, ef=5)), narrow)
+    assert_same_bytes(tuple(index.search(Q, 5)), wide)
+    index.index.set_ef(1)
+    assert_same_bytes(tuple(index.search(Q, 5)), narrow)
+    assert_same_bytes(tuple(index.search(Q, 5, ef=400)), wide)
+    assert index.index.ef == 1
     wrong = []
 
     def search(ef, expected):

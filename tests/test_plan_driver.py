@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lanewise import oracle
+from lanewise.lanes import plan as package_plan
 
 SCHEMES = ("permute", "stratified", "owner")
 LARGEST = 2**63 - 1
@@ -91,15 +92,29 @@ def test_many_lanes(kernels, rng, scheme):
     )
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_package_rounds_the_shares_alike(rng, scheme):
+    """What becomes of alpha before the driver is called: halves of a candidate among others."""
+    pools = awkward_pools(rng)
+    keys = some_keys(rng, len(pools))
+    for alpha in (0.0, 0.1, 0.5, 0.7, 1.0):
+        for n_lanes, k_lane in itertools.product((1, 3, 4), (1, 5, 10)):
+            planned = package_plan(
+                pools, keys, n_lanes=n_lanes, k_lane=k_lane, scheme=scheme, alpha=alpha, head=2
+            )
+            expected = oracle.plan(pools, keys, scheme, n_lanes, k_lane, alpha, 2)
+            assert_same_bytes((planned.ids, planned.counts), expected, alpha, n_lanes, k_lane)
+
+
 # ------------------------------------------------------------------------------------ properties
 
-pools = st.lists(st.integers(-1, LARGEST), max_size=60).map(
+POOLS = st.lists(st.integers(-1, LARGEST), max_size=60).map(
     # Each id once; -1 as often as it likes.
     lambda ids: [i for n, i in enumerate(ids) if i < 0 or i not in ids[:n]]
 )
-keys = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-schemes = st.sampled_from(SCHEMES)
-alphas = st.one_of(st.sampled_from(ALPHAS), st.floats(0, 1))
+KEYS = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+SCHEME = st.sampled_from(SCHEMES)
+ALPHA = st.one_of(st.sampled_from(ALPHAS), st.floats(0, 1))
 
 
 def plan_one(kernels, pool, key, *options):
@@ -113,7 +128,7 @@ def plan_one(kernels, pool, key, *options):
     return [lane[:count].tolist() for lane, count in zip(lanes[0], counts[0], strict=True)]
 
 
-@given(pools, keys, schemes, st.integers(1, 9), st.integers(1, 20), alphas, st.integers(0, 70))
+@given(POOLS, KEYS, SCHEME, st.integers(1, 9), st.integers(1, 20), ALPHA, st.integers(0, 70))
 def test_lanes_hold_candidates_in_rank_order(
     kernels, pool, key, scheme, n_lanes, k_lane, alpha, head
 ):
@@ -127,7 +142,7 @@ def test_lanes_hold_candidates_in_rank_order(
     assert plan_one(kernels, pool, key, scheme, n_lanes, k_lane, alpha, head) == lanes
 
 
-@given(pools, keys, schemes, st.integers(1, 9), st.integers(1, 20))
+@given(POOLS, KEYS, SCHEME, st.integers(1, 9), st.integers(1, 20))
 def test_dedicated_lanes_are_disjoint(kernels, pool, key, scheme, n_lanes, k_lane):
     lanes = plan_one(kernels, pool, key, scheme, n_lanes, k_lane)
     scored = [i for lane in lanes for i in lane]
@@ -135,7 +150,7 @@ def test_dedicated_lanes_are_disjoint(kernels, pool, key, scheme, n_lanes, k_lan
 
 
 @given(
-    pools, keys, st.sampled_from(["permute", "stratified"]), st.integers(1, 9), st.integers(1, 20)
+    POOLS, KEYS, st.sampled_from(["permute", "stratified"]), st.integers(1, 9), st.integers(1, 20)
 )
 def test_lanes_are_complete_and_balanced(kernels, pool, key, scheme, n_lanes, k_lane):
     lanes = plan_one(kernels, pool, key, scheme, n_lanes, k_lane)
@@ -145,7 +160,7 @@ def test_lanes_are_complete_and_balanced(kernels, pool, key, scheme, n_lanes, k_
     assert max(sizes) - min(sizes) <= 1
 
 
-@given(pools, keys, st.integers(1, 9), st.integers(1, 20))
+@given(POOLS, KEYS, st.integers(1, 9), st.integers(1, 20))
 def test_every_stratum_is_dealt_once_round(kernels, pool, key, n_lanes, k_lane):
     lanes = plan_one(kernels, pool, key, "stratified", n_lanes, k_lane)
     candidates = [i for i in pool if i >= 0][: n_lanes * k_lane]
@@ -155,14 +170,14 @@ def test_every_stratum_is_dealt_once_round(kernels, pool, key, n_lanes, k_lane):
         assert len(lane) >= len(candidates) // n_lanes
 
 
-@given(pools, keys, schemes, st.integers(1, 9), st.integers(1, 20))
+@given(POOLS, KEYS, SCHEME, st.integers(1, 9), st.integers(1, 20))
 def test_without_dedicated_part_all_lanes_are_equal(kernels, pool, key, scheme, n_lanes, k_lane):
     lanes = plan_one(kernels, pool, key, scheme, n_lanes, k_lane, 0.0)
     assert all(lane == lanes[0] for lane in lanes)
     assert len(lanes[0]) == min(k_lane, sum(i >= 0 for i in pool))
 
 
-@given(pools, keys, schemes, st.integers(1, 9), st.integers(1, 20), alphas)
+@given(POOLS, KEYS, SCHEME, st.integers(1, 9), st.integers(1, 20), ALPHA)
 def test_shared_and_dedicated_parts(kernels, pool, key, scheme, n_lanes, k_lane, alpha):
     """A candidate is in one lane or in all, as far as the budgets go."""
     lanes = plan_one(kernels, pool, key, scheme, n_lanes, k_lane, alpha)
@@ -178,7 +193,7 @@ def test_shared_and_dedicated_parts(kernels, pool, key, scheme, n_lanes, k_lane,
         assert shared == min(n, k_lane - oracle.k_dedicated(alpha, k_lane))
 
 
-@given(pools, keys, st.integers(1, 9), alphas, st.randoms(use_true_random=False))
+@given(POOLS, KEYS, st.integers(1, 9), ALPHA, st.randoms(use_true_random=False))
 def test_owner_does_not_look_at_the_order(kernels, pool, key, n_lanes, alpha, random):
     # A budget for all, so that nothing is cut off.
     options = ("owner", n_lanes, max(1, len(pool)), alpha)
@@ -191,7 +206,7 @@ def test_owner_does_not_look_at_the_order(kernels, pool, key, n_lanes, alpha, ra
         assert [i in lane for lane in alone] == [i in lane for lane in lanes]
 
 
-@given(pools, keys, st.integers(2, 9), st.integers(1, 30))
+@given(POOLS, KEYS, st.integers(2, 9), st.integers(1, 30))
 def test_head_is_scored_twice(kernels, pool, key, n_lanes, head):
     # Budgets of the whole pool: the head adds candidates and displaces none.
     k_lane = max(1, len(pool))

@@ -2,15 +2,29 @@
 //
 // A tile's accumulators start at the bias and run over all dimensions before they leave their registers, so each score
 // is one chain and the tile's shape cannot change a bit. A panel of sixteen centroids has one centroid per lane; every
-// point keeps sixteen running winners, one per lane, that are compared with each other once at the end.
+// point keeps sixteen running winners, one per lane, that are compared with each other once at the end. The runner-up
+// tells whether rounding may have decided.
+#include <limits>
+
 #include "../isa/isa.h"
 
 namespace lw::LW_ISA {
 namespace {
 
+// The running winners and runners-up of some points, sixteen of each for every point.
+struct Winners {
+  float* score;
+  std::int32_t* panel;
+  float* second;
+
+  Winners from(std::size_t point) const {
+    return {score + point * kLanes, panel + point * kLanes, second + point * kLanes};
+  }
+};
+
 template <int P, int N>
 LW_INLINE void tile(const float* points, const float* centroids, const float* bias, std::size_t dim, std::int32_t panel,
-                    float* best_score, std::int32_t* best_panel) {
+                    const Winners& winners) {
   F32 score[P][N];
   for (int j = 0; j < N; ++j) {
     const F32 start = load(bias + static_cast<std::size_t>(j) * kLanes);
@@ -25,45 +39,49 @@ LW_INLINE void tile(const float* points, const float* centroids, const float* bi
     }
   }
   for (int i = 0; i < P; ++i) {
-    float* const winner_score = best_score + static_cast<std::size_t>(i) * kLanes;
-    std::int32_t* const winner_panel = best_panel + static_cast<std::size_t>(i) * kLanes;
+    float* const winner_score = winners.score + static_cast<std::size_t>(i) * kLanes;
+    std::int32_t* const winner_panel = winners.panel + static_cast<std::size_t>(i) * kLanes;
+    float* const runner_up = winners.second + static_cast<std::size_t>(i) * kLanes;
     F32 s = load(winner_score);
     I32 p = load_i32(winner_panel);
+    F32 r = load(runner_up);
     for (int j = 0; j < N; ++j) {
       const Mask better = greater(score[i][j], s);
+      const F32 loser = select(better, s, score[i][j]);
+      r = select(greater(loser, r), loser, r);
       s = select(better, score[i][j], s);
       p = select(better, set_i32(panel + j), p);
     }
     store(winner_score, s);
     store(winner_panel, p);
+    store(runner_up, r);
   }
 }
 
 // All sixteen points of a group, in tiles of at most P.
 template <int P, int N>
 LW_INLINE void group(const float* points, const float* centroids, const float* bias, std::size_t dim,
-                     std::int32_t panel, float* best_score, std::int32_t* best_panel) {
+                     std::int32_t panel, const Winners& winners) {
   constexpr int kRest = static_cast<int>(kLanes) % P;
   std::size_t i = 0;
-  for (; i + P <= kLanes; i += P) {
-    tile<P, N>(points + i, centroids, bias, dim, panel, best_score + i * kLanes, best_panel + i * kLanes);
-  }
-  if constexpr (kRest != 0) {
-    tile<kRest, N>(points + i, centroids, bias, dim, panel, best_score + i * kLanes, best_panel + i * kLanes);
-  }
+  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, centroids, bias, dim, panel, winners.from(i));
+  if constexpr (kRest != 0) tile<kRest, N>(points + i, centroids, bias, dim, panel, winners.from(i));
 }
 
 }  // namespace
 
 void assign(const float* points, std::size_t n_groups, const float* centroids, const float* bias, std::size_t n_panels,
-            std::size_t dim, void* scratch, std::int32_t* labels, float* scores) {
+            std::size_t dim, void* scratch, std::int32_t* labels, float* scores, float* runner_ups) {
   const std::size_t n_points = n_groups * kLanes;
-  float* const best_score = static_cast<float*>(scratch);
-  std::int32_t* const best_panel = reinterpret_cast<std::int32_t*>(best_score + n_points * kLanes);
-  const float lowest = -__builtin_inff();
-  for (std::size_t i = 0; i < n_points * kLanes; i += kLanes) {
-    store(best_score + i, set(lowest));
-    store(best_panel + i, set_i32(0));
+  float* const first = static_cast<float*>(scratch);
+  const Winners winners{first, reinterpret_cast<std::int32_t*>(first + n_points * kLanes),
+                        first + 2 * n_points * kLanes};
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
+  for (std::size_t i = 0; i < n_points; ++i) {
+    const Winners point = winners.from(i);
+    store(point.score, set(lowest));
+    store(point.panel, set_i32(0));
+    store(point.second, set(lowest));
   }
   // Panels outside, groups inside: a panel stays in the first-level cache while all points pass it.
   std::size_t panel = 0;
@@ -71,30 +89,35 @@ void assign(const float* points, std::size_t n_groups, const float* centroids, c
     for (std::size_t g = 0; g < n_groups; ++g) {
       group<kTilePoints, kTilePanels>(points + g * dim * kLanes, centroids + panel * dim * kLanes,
                                       bias + panel * kLanes, dim, static_cast<std::int32_t>(panel),
-                                      best_score + g * kLanes * kLanes, best_panel + g * kLanes * kLanes);
+                                      winners.from(g * kLanes));
     }
   }
   for (; panel < n_panels; ++panel) {
     for (std::size_t g = 0; g < n_groups; ++g) {
       group<kTilePoints, 1>(points + g * dim * kLanes, centroids + panel * dim * kLanes, bias + panel * kLanes, dim,
-                            static_cast<std::int32_t>(panel), best_score + g * kLanes * kLanes,
-                            best_panel + g * kLanes * kLanes);
+                            static_cast<std::int32_t>(panel), winners.from(g * kLanes));
     }
   }
   for (std::size_t i = 0; i < n_points; ++i) {
-    const float* const s = best_score + i * kLanes;
-    const std::int32_t* const p = best_panel + i * kLanes;
-    float score = s[0];
-    std::int32_t label = p[0] * static_cast<std::int32_t>(kLanes);
+    const Winners point = winners.from(i);
+    float score = point.score[0];
+    float runner_up = point.second[0];
+    std::int32_t label = point.panel[0] * static_cast<std::int32_t>(kLanes);
     for (std::int32_t lane = 1; lane < static_cast<std::int32_t>(kLanes); ++lane) {
-      const std::int32_t candidate = p[lane] * static_cast<std::int32_t>(kLanes) + lane;
-      if (s[lane] > score || (s[lane] == score && candidate < label)) {
-        score = s[lane];
+      const float other = point.score[lane];
+      const std::int32_t candidate = point.panel[lane] * static_cast<std::int32_t>(kLanes) + lane;
+      const bool wins = other > score || (other == score && candidate < label);
+      const float loser = wins ? score : other;
+      if (loser > runner_up) runner_up = loser;
+      if (point.second[lane] > runner_up) runner_up = point.second[lane];
+      if (wins) {
+        score = other;
         label = candidate;
       }
     }
     labels[i] = label;
     scores[i] = score;
+    runner_ups[i] = runner_up;
   }
 }
 

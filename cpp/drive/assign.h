@@ -5,9 +5,10 @@
 
 namespace lw {
 
-// labels[i] = argmin_j |x_i - c_j|^2 (by argmax of x . c - |c|^2 / 2), or argmax_j x_i . c_j; the smallest j among
-// equals. distances[i] is the canonical distance to that centroid. For squared L2 both sides are shifted by the mean
-// centroid first, so that a large common offset costs no accuracy. Returns false if interrupted.
+// distances[i] is the least canonical distance of point i to a centroid, labels[i] the smallest j that has it. Tiled
+// products find it (argmax of x . c - |c|^2 / 2 with both sides shifted by the mean centroid, or of x . c); a point
+// whose two best scores are too near for float32 to tell apart is settled on all centroids. Returns false if
+// interrupted.
 [[nodiscard]] bool assign(const Kernels& kernels, Metric metric, const float* points, std::size_t n, std::size_t dim,
                           const float* centroids, std::size_t k, std::int32_t* labels, float* distances,
                           std::size_t n_threads, const Interrupt& interrupt);

@@ -342,8 +342,9 @@ PlanOutcome plan(const Kernels& kernels, const PlanParameters& parameters, const
                  std::int32_t* counts, std::size_t* duplicate_query, std::size_t n_threads,
                  const Interrupt& interrupt) {
   std::atomic<std::size_t> duplicate{n_queries};
-  std::vector<std::unique_ptr<Planner>> planners(n_threads);
   const std::size_t n_pieces = (n_queries + kQueriesPerPiece - 1) / kQueriesPerPiece;
+  n_threads = std::min(n_threads, std::max<std::size_t>(n_pieces, 1));
+  std::vector<std::unique_ptr<Planner>> planners(n_threads);
   const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
     if (planners[worker] == nullptr) planners[worker] = std::make_unique<Planner>(kernels, parameters, k_pool);
     Planner& planner = *planners[worker];

@@ -84,8 +84,9 @@ RotateOutcome for_each_vector(const Kernels& kernels, std::size_t dim, const flo
       }
     }
   });
-  if (!finite) return RotateOutcome::kNotFinite;
-  return finished ? RotateOutcome::kRotated : RotateOutcome::kInterrupted;
+  // What a signal handler has raised goes first.
+  if (!finished) return RotateOutcome::kInterrupted;
+  return finite ? RotateOutcome::kRotated : RotateOutcome::kNotFinite;
 }
 
 }  // namespace

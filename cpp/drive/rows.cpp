@@ -5,6 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "float_mode.h"
+
 namespace lw {
 namespace {
 
@@ -24,7 +26,10 @@ void score_rows(const Kernels& kernels, Metric metric, const float* query, const
   }
   kernels.dot_rows(query, rows, ids, n, dim, distances);
   const bool cosine = metric == Metric::kCosine;
-  for (std::size_t i = 0; i < n; ++i) distances[i] = cosine ? 1.0f - distances[i] : -distances[i];
+  for (std::size_t i = 0; i < n; ++i) {
+    // A product of two rounded unit vectors may be a little more than 1.
+    distances[i] = cosine ? std::max(0.0f, 1.0f - distances[i]) : -distances[i];
+  }
 }
 
 bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries, const float* rows,
@@ -53,6 +58,7 @@ bool score_lists(const Kernels& kernels, Metric metric, const float* queries, st
 }
 
 double squared_norms(const float* rows, std::size_t n, std::size_t dim, double* out) {
+  const DefaultFloatMode mode;
   double largest = 0.0;
   for (std::size_t i = 0; i < n; ++i) {
     out[i] = squared_norm(rows + i * dim, dim);
@@ -62,6 +68,7 @@ double squared_norms(const float* rows, std::size_t n, std::size_t dim, double* 
 }
 
 void mean(const float* rows, std::size_t n, std::size_t dim, float* out) {
+  const DefaultFloatMode mode;
   std::vector<double> sum(dim, 0.0);
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(rows[i * dim + d]);
@@ -70,6 +77,7 @@ void mean(const float* rows, std::size_t n, std::size_t dim, float* out) {
 }
 
 void normalize(const float* from, std::size_t n, std::size_t dim, float* to) {
+  const DefaultFloatMode mode;
   for (std::size_t i = 0; i < n; ++i) {
     const double norm = std::sqrt(squared_norm(from + i * dim, dim));
     for (std::size_t d = 0; d < dim; ++d) {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "float_mode.h"
 #include "topk.h"
 
 namespace lw {
@@ -211,10 +212,9 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
   std::vector<Block> work;
   for (std::size_t l = 0; l < n_lists; ++l) {
     const auto end = static_cast<std::size_t>(list_begin[l + 1]);
-    for (auto begin = static_cast<std::size_t>(list_begin[l]); begin < end; begin += kBlock) {
-      const std::size_t width = std::min(end - begin, kBlock);
-      if (begin + width > first_position) work.push_back({begin, width, 0.0});
-    }
+    auto begin = static_cast<std::size_t>(list_begin[l]);
+    if (begin < first_position) begin += std::min(first_position - begin, end - begin) / kBlock * kBlock;
+    for (; begin < end; begin += kBlock) work.push_back({begin, std::min(end - begin, kBlock), 0.0});
   }
   const bool finished = parallel_for(work.size(), n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     auto& [begin, width, largest] = work[piece];
@@ -231,11 +231,12 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
         rotate(kernels, rotation, center, original, row.data(), scratch.data());
         double centered2 = 0.0;
         for (std::size_t d = 0; d < dim; ++d) {
-          const double difference = static_cast<double>(original[d]) - static_cast<double>(center[d]);
+          const double x = static_cast<double>(original[d]);
+          const double difference = x - static_cast<double>(center[d]);
           centered2 += difference * difference;
+          norm2 += x * x;
         }
         largest = std::max(largest, centered2);
-        squared_norms(original, 1, dim, &norm2);
       }
       if (norms != nullptr) norms[begin + c] = static_cast<float>(norm2);
       for (std::size_t d = 0; d < dim; ++d) block[d * width + c] = row[d];
@@ -249,6 +250,7 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
 bool scan(const Kernels& kernels, const Rotation& rotation, const Store& store, const ScanParameters& parameters,
           const float* queries, std::size_t n_queries, const std::int64_t* probes, std::size_t n_probe,
           float* distances, std::int64_t* ids, ScanStats* stats, std::size_t n_threads, const Interrupt& interrupt) {
+  const DefaultFloatMode mode;
   const std::size_t k = parameters.k;
   if (probes == nullptr) n_probe = store.n_lists;
   const auto one_query = [&](std::size_t q, std::size_t threads, const Interrupt& ask) {
@@ -280,7 +282,13 @@ bool scan(const Kernels& kernels, const Rotation& rotation, const Store& store, 
     best.write(distances + q * k, ids + q * k);
     return true;
   };
-  if (n_queries == 1) return one_query(0, n_threads, interrupt);
+  // Few queries share the threads within each of them, many are dealt out whole: the answers are the same.
+  if (n_queries < 2 * n_threads) {
+    for (std::size_t q = 0; q < n_queries; ++q) {
+      if (!one_query(q, n_threads, interrupt)) return false;
+    }
+    return true;
+  }
   return parallel_for(n_queries, n_threads, interrupt, [&](std::size_t q, std::size_t) { (void)one_query(q, 1, {}); });
 }
 

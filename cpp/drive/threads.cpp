@@ -11,6 +11,8 @@
 #include <system_error>
 #include <thread>
 
+#include "float_mode.h"
+
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
@@ -45,16 +47,19 @@ class Pool {
         hire(job->max_workers - 1);
         jobs_.push_back(job);
       }
-      wake_.notify_all();
+      for (std::size_t i = 1; i < job->max_workers; ++i) wake_.notify_one();
     }
     bool interrupted = take_pieces(*job, 0, &interrupt);
     std::unique_lock lock(mutex_);
     withdraw(job);
     leave(*job);
     // The last pieces are still running elsewhere: wait for them, and keep looking for Ctrl-C.
+    auto last_look = Clock::now();
     while (job->workers_inside != 0) {
-      if (done_.wait_for(lock, kBetweenLooks) == std::cv_status::timeout && !interrupted &&
-          interrupt.asked != nullptr) {
+      done_.wait_for(lock, kBetweenLooks);
+      // By the clock, because the end of any other job wakes this one too.
+      if (!interrupted && interrupt.asked != nullptr && Clock::now() - last_look >= kBetweenLooks) {
+        last_look = Clock::now();
         lock.unlock();
         if (interrupt.asked(interrupt.context)) {
           interrupted = true;
@@ -70,6 +75,7 @@ class Pool {
  private:
   // Returns whether the caller was interrupted.
   bool take_pieces(Job& job, std::size_t worker, const Interrupt* interrupt) {
+    const DefaultFloatMode mode;
     auto last_look = Clock::now();
     inside_body = true;
     bool interrupted = false;

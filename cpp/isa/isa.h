@@ -24,11 +24,9 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define LW_INLINE __forceinline
-#define LW_RESTRICT __restrict
 #define LW_PREFETCH(address)
 #else
 #define LW_INLINE inline __attribute__((always_inline))
-#define LW_RESTRICT __restrict__
 #define LW_PREFETCH(address) __builtin_prefetch(address)
 #endif
 

@@ -36,6 +36,7 @@ class Kernels:
         scratch: _F32,
         labels: _I32,
         scores: _F32,
+        runner_ups: _F32,
     ) -> None: ...
     def threefry(
         self, key: _U64, counter0: _U64, counter1: int, out0: _U64, out1: _U64
@@ -62,6 +63,7 @@ class Store:
         center: _F32,
         max_norm: float,
         max_centered_norm: float,
+        first_position: int = 0,
     ) -> None: ...
     def scan(
         self,

@@ -281,6 +281,8 @@ class _Run:
         nearest = np.full(n, np.inf)
         chance = weights
         chosen: list[int] = []
+        taken: set[int] = set()
+        unchosen = 0
         for u in uniforms:
             cumulative = np.cumsum(chance)
             if cumulative[-1] > 0:
@@ -288,8 +290,11 @@ class _Run:
                 at = min(at, int(np.searchsorted(cumulative, cumulative[-1])))
             else:
                 # Fewer distinct points than clusters: any that is left will do.
-                at = min(set(range(k)) - set(chosen))
+                while unchosen in taken:
+                    unchosen += 1
+                at = unchosen
             chosen.append(at)
+            taken.add(at)
             np.minimum(nearest, self.distances_to(self.points[at]), out=nearest)
             chance = weights * nearest
         return chosen

@@ -136,7 +136,7 @@ class HNSW:
         k : int, default 10
             What the graph does not give is filled up with id -1 and distance inf.
         ef : int, optional
-            Width of the search, at least `k`; `k` by default.
+            Width of the search, at least `k`. By default the index's own; it is left as it was.
         n_threads : int, optional
 
         Returns
@@ -150,8 +150,8 @@ class HNSW:
         """
         Q = as_queries(queries, "queries", self.dim)
         check_lengths(Q, "queries")
-        k = check_int(k, "k", low=0)
-        ef = max(k, check_int(k if ef is None else ef, "ef", low=0), 1)
+        k = check_int(k, "k", low=0, high=2**31 - 1)
+        ef = None if ef is None else check_int(ef, "ef", low=0, high=2**31 - 1)
         threads = resolve_threads(n_threads)
         distances = np.full((len(Q), k), np.inf, dtype=np.float32)
         ids = np.full((len(Q), k), -1, dtype=np.int64)
@@ -160,8 +160,12 @@ class HNSW:
         with self._lock:
             found = min(k, self.index.get_current_count())
             if found > 0:
-                self.index.set_ef(ef)
-                labels, raw = self._query(Q, found, threads)
+                users_ef = self.index.ef
+                self.index.set_ef(max(k, users_ef, 1) if ef is None else max(k, ef, 1))
+                try:
+                    labels, raw = self._query(Q, found, threads)
+                finally:
+                    self.index.set_ef(users_ef)
                 found = labels.shape[1]
                 distances[:, :found] = raw + np.float32(_OFFSET[self.metric])
                 ids[:, :found] = labels
@@ -178,7 +182,9 @@ class HNSW:
         try:
             labels, distances = self.index.knn_query(Q, k=k, num_threads=threads)
             return labels.astype(np.int64), distances
-        except RuntimeError:
+        except RuntimeError as error:
+            if "contiguous 2D array" not in str(error):
+                raise
             if k == 1:
                 missing = np.full((len(Q), 1), -1, dtype=np.int64)
                 return missing, np.full((len(Q), 1), np.inf, dtype=np.float32)

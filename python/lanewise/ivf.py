@@ -102,7 +102,7 @@ class IVF:
             random_state=self.seed,
             kernels=self._rows.kernels,
             n_threads=self._rows.n_threads,
-        ).fit(X)
+        ).fit(self._rows.as_rows(X, "X")[0])
         coarse = Flat(
             self.dim,
             self.metric,

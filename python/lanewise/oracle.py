@@ -152,9 +152,9 @@ def _hadamard_product(x: Doubles) -> Doubles:
     dim = x.shape[-1]
     if dim <= _DENSE:
         return x @ hadamard(dim)
-    table = x.reshape(*x.shape[:-1], dim // _DENSE, _DENSE) @ hadamard(_DENSE)
-    columns = _hadamard_product(np.ascontiguousarray(np.swapaxes(table, -1, -2)))
-    return np.ascontiguousarray(np.swapaxes(columns, -1, -2)).reshape(x.shape)
+    rows = (x.reshape(-1, _DENSE) @ hadamard(_DENSE)).reshape(-1, dim // _DENSE, _DENSE)
+    columns = _hadamard_product(np.swapaxes(rows, 1, 2).reshape(-1, dim // _DENSE))
+    return np.swapaxes(columns.reshape(-1, _DENSE, dim // _DENSE), 1, 2).reshape(x.shape)
 
 
 def prune(
@@ -259,7 +259,7 @@ def dot_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> D
 
 def assign(
     points: npt.ArrayLike, centroids: npt.ArrayLike, bias: npt.ArrayLike
-) -> tuple[npt.NDArray[np.int32], Doubles]:
+) -> tuple[npt.NDArray[np.int32], Doubles, Doubles]:
     """Return the centroid of the largest ``bias[j] + x . c_j`` for every point.
 
     Parameters
@@ -273,17 +273,20 @@ def assign(
     labels : ndarray of int32, shape (n,)
         The smallest j among equals.
     scores : ndarray of float64, shape (n,)
+    runner_ups : ndarray of float64, shape (n,)
+        The second largest, -inf if there is but one centroid.
 
     Examples
     --------
-    >>> labels, scores = assign([[1, 0], [0, 1]], [[2, 0], [2, 0], [0, 1]], [0, 0, 1])
-    >>> labels.tolist(), scores.tolist()
-    ([0, 2], [2.0, 2.0])
+    >>> labels, scores, runner_ups = assign([[1, 0], [0, 1]], [[2, 0], [2, 0], [0, 1]], [0, 0, 1])
+    >>> labels.tolist(), scores.tolist(), runner_ups.tolist()
+    ([0, 2], [2.0, 2.0], [2.0, 0.0])
     """
     products = np.asarray(points, np.float64) @ np.asarray(centroids, np.float64).T
     scores = np.asarray(bias, np.float64) + products
     labels = np.argmax(scores, axis=1)  # the first of equal ones
-    return labels.astype(np.int32), scores[np.arange(len(labels)), labels]
+    ordered = np.sort(np.column_stack((np.full(len(scores), -np.inf), scores)), axis=1)
+    return labels.astype(np.int32), ordered[:, -1], ordered[:, -2]
 
 
 _ROTATIONS = (16, 42, 12, 31, 16, 32, 24, 21)
@@ -458,7 +461,7 @@ def _distance_table(X: npt.ArrayLike, Q: npt.ArrayLike, metric: str) -> Doubles:
     vectors, queries = np.asarray(X, np.float64), np.asarray(Q, np.float64)
     table = np.empty((len(queries), len(vectors)))
     if metric == "cosine":
-        np.subtract(1.0, _unit(queries) @ _unit(vectors).T, out=table)
+        np.maximum(0.0, 1.0 - _unit(queries) @ _unit(vectors).T, out=table)
     elif metric == "ip":
         np.negative(queries @ vectors.T, out=table)
     elif metric == "l2":

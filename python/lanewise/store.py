@@ -108,7 +108,7 @@ class Rows:
             list_size=np.zeros(1, dtype=np.int64),
             labels=np.empty(0, dtype=np.int32),
         )
-        self._publish(self._state)
+        self._publish(self._state, 0)
 
     @property
     def product(self) -> bool:
@@ -127,14 +127,16 @@ class Rows:
 
     def as_rows(self, X: Any, name: str) -> tuple[Floats, float]:
         """Validate vectors to be stored; return them canonical, and their largest squared norm."""
-        rows = as_matrix(X, name, dim=self.dim)
-        if self.metric == "cosine":
-            return normalized(rows), 1.0
-        return rows, check_lengths(rows, name)
+        return self._canonical(as_matrix(X, name, dim=self.dim), name)
 
     def as_canonical_queries(self, queries: Any) -> Floats:
         """Validate queries; return them as they are scored."""
-        return self.as_rows(as_queries(queries, "queries", self.dim), "queries")[0]
+        return self._canonical(as_queries(queries, "queries", self.dim), "queries")[0]
+
+    def _canonical(self, rows: Floats, name: str) -> tuple[Floats, float]:
+        if self.metric == "cosine":
+            return normalized(rows), 1.0
+        return rows, check_lengths(rows, name)
 
     def append(self, X: Any, n_threads: int | None) -> None:
         """Add rows at the end of the only list."""
@@ -161,7 +163,7 @@ class Rows:
                 _center(new)
                 first = 0
             self._fill(new, first, threads)
-            self._publish(new)
+            self._publish(new, old)
 
     def arrange(self, X: Floats, labels: npt.NDArray[np.int32], n_lists: int, threads: int) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
@@ -191,7 +193,7 @@ class Rows:
             new.ids[place] = order
             _center(new)
             self._fill(new, 0, threads)
-            self._publish(new)
+            self._publish(new, 0)
 
     def _fill(self, state: State, first: int, threads: int) -> None:
         largest = _native.fill_blocks(
@@ -208,7 +210,7 @@ class Rows:
         )
         state.max_centered_norm2 = max(state.max_centered_norm2, largest)
 
-    def _publish(self, state: State) -> None:
+    def _publish(self, state: State, first: int) -> None:
         rows = state.rows[: state.n]
         store = _native.Store(
             self.metric,
@@ -221,6 +223,7 @@ class Rows:
             state.center,
             math.sqrt(state.max_norm2),
             math.sqrt(state.max_centered_norm2),
+            first,
         )
         self._state = state
         self.snapshot = Snapshot(state.n, rows, state.list_size, store)
@@ -236,9 +239,9 @@ class Rows:
         n_threads: int | None,
     ) -> SearchResult:
         """Scan the probed lists, all by default, for canonical queries."""
-        k = check_int(k, "k", low=0)
+        k = check_int(k, "k", low=0, high=2**31 - 1)
         eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
-        delta = min(check_int(delta, "delta", low=1), self.dim)
+        delta = min(check_int(delta, "delta", low=1, high=2**31 - 1), self.dim)
         threads = self.threads(n_threads)
         snapshot = self.snapshot
         n = len(Q)
@@ -300,6 +303,9 @@ class Rows:
         trimmed = copy(self._state)
         trimmed.rows = trimmed.rows[: trimmed.n].copy()
         trimmed.ids = trimmed.ids[: trimmed.positions].copy()
+        if len(trimmed.labels) == 0:
+            # A later state may already have written its ids behind ours.
+            trimmed.ids[trimmed.n :] = -1
         trimmed.norms = trimmed.norms[: trimmed.positions].copy()
         trimmed.blocks = trimmed.blocks[: trimmed.positions * self.dim].copy()
         state["_state"] = trimmed
@@ -309,7 +315,7 @@ class Rows:
         self.__dict__.update(state)
         self._lock = threading.Lock()
         self.kernels = get()
-        self._publish(self._state)
+        self._publish(self._state, 0)
 
 
 def _reserve(state: State, n_used: int) -> None:

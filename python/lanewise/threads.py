@@ -14,6 +14,9 @@ __all__ = ["default_threads", "resolve_threads"]
 
 _ENVIRONMENT = "LANEWISE_NUM_THREADS"
 
+# More threads than any machine has would only exhaust the process.
+_MOST = 4096
+
 
 def resolve_threads(n_threads: int | None) -> int:
     """Return the number of threads for a call: `n_threads`, or by default all it may use.
@@ -30,7 +33,7 @@ def resolve_threads(n_threads: int | None) -> int:
     """
     if n_threads is None:
         return default_threads()
-    return check_int(n_threads, "n_threads", low=1)
+    return check_int(n_threads, "n_threads", low=1, high=_MOST)
 
 
 def default_threads() -> int:
@@ -46,8 +49,10 @@ def default_threads() -> int:
     """
     asked = os.environ.get(_ENVIRONMENT, "").strip()
     if asked:
-        if not asked.isdecimal() or int(asked) < 1:
-            raise ValueError(f"{_ENVIRONMENT}: expected a positive integer, got {asked!r}")
+        if not asked.isdecimal() or not 1 <= int(asked) <= _MOST:
+            raise ValueError(
+                f"{_ENVIRONMENT}: expected an integer from 1 to {_MOST}, got {asked!r}"
+            )
         return int(asked)
     # Not every system tells the affinity.
     affinity = getattr(os, "sched_getaffinity", None)

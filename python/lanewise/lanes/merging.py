@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lanewise.arrays import as_vector_ids, check_int
+from lanewise.arrays import as_ndarray, as_vector_ids, check_int
 from lanewise.result import SearchResult
 
 __all__ = ["merge"]
@@ -43,12 +43,13 @@ def merge(distances: Any, ids: Any, k: int, *, deduplicate: bool = True) -> Sear
     [[3, 7, -1]]
     """
     k = check_int(k, "k", low=0)
-    d = np.asarray(distances)
+    d = as_ndarray(distances, "distances")
     if d.dtype.kind not in "fiu":
         raise TypeError(f"distances: expected numbers, got dtype {d.dtype}")
-    d = np.array(d, dtype=np.float32, ndmin=2)
-    single = np.ndim(ids) == 1
-    i = as_vector_ids(ids, "ids", ndim=1 if single else 2, allow_missing=True)
+    with np.errstate(over="ignore"):
+        d = np.array(d, dtype=np.float32, ndmin=2)
+    ndim = 1 if as_ndarray(ids, "ids").ndim == 1 else 2
+    i = as_vector_ids(ids, "ids", ndim=ndim, allow_missing=True)
     i = np.atleast_2d(i)
     if d.shape != i.shape:
         raise ValueError(f"distances: expected the shape of ids, {i.shape}, got {d.shape}")

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
-from lanewise.arrays import as_queries, as_vector_ids, check_choice, check_int, check_real
+from lanewise.arrays import (
+    as_ndarray,
+    as_queries,
+    as_vector_ids,
+    check_choice,
+    check_int,
+    check_real,
+)
 from lanewise.kernels import Kernels, get
 from lanewise.threads import resolve_threads
 
@@ -74,11 +81,17 @@ def query_keys(queries: Any) -> Keys:
     >>> bool((query_keys([0.0, 1.0]) == query_keys([-0.0, 1.0])).all())
     True
     """
-    vectors = as_queries(queries, "queries", np.shape(queries)[-1] if np.ndim(queries) else 0)
+    vectors = as_queries(queries, "queries", own_dimension(queries))
     # Adding +0 turns -0 into +0 and changes nothing else.
     rows = (vectors + np.float32(0)).astype("<f4")
     digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def own_dimension(queries: Any) -> int:
+    """Dimension that queries have themselves, where nothing else says which they must have."""
+    shape = as_ndarray(queries, "queries").shape
+    return int(shape[-1]) if shape else 0
 
 
 def as_keys(key: Any, n_queries: int) -> Keys:
@@ -89,6 +102,8 @@ def as_keys(key: Any, n_queries: int) -> Keys:
                 f"key: expected uint64 of shape ({n_queries}, 2), got {key.dtype} {key.shape}"
             )
         return np.ascontiguousarray(key)
+    if isinstance(key, (bytearray, memoryview)):
+        key = bytes(key)
     many = (
         key
         if isinstance(key, Sequence) and not isinstance(key, (bytes, str))
@@ -177,10 +192,9 @@ def plan(
     n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
     k_lane = check_int(k_lane, "k_lane", low=1, high=2**31 - 1)
     alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
-    head = check_int(head, "head", low=0)
-    candidates = as_vector_ids(
-        pool, "pool", ndim=1 if np.ndim(pool) == 1 else 2, allow_missing=True
-    )
+    head = check_int(head, "head", low=0, high=2**31 - 1)
+    ndim = 1 if as_ndarray(pool, "pool").ndim == 1 else 2
+    candidates = as_vector_ids(pool, "pool", ndim=ndim, allow_missing=True)
     candidates = np.atleast_2d(candidates)
     n_queries = len(candidates)
     ids = np.empty((n_queries, n_lanes, k_lane), dtype=np.int64)
