@@ -19,8 +19,8 @@ struct Kernels {
   const char* name;
 
   // check/finite.cpp
-  // Whether none of n floats is NaN or infinite.
-  bool (*all_finite)(const float* x, std::size_t n);
+  // Whether none of n floats is NaN or infinite, nor becomes so if multiplied by scale.
+  bool (*all_finite)(const float* x, std::size_t n, float scale);
 
   // rotate/fwht.cpp
   // For each of `n` vectors of 2^log2_dim floats, `stride` floats apart: out <- H (weights * in), where H is the
@@ -64,7 +64,7 @@ struct Kernels {
 // Declares one ISA's kernels, each in its own namespace so that no two objects can share a symbol.
 #define LW_DECLARE_KERNELS(ISA)                                                                                       \
   namespace ISA {                                                                                                     \
-  bool all_finite(const float*, std::size_t);                                                                         \
+  bool all_finite(const float*, std::size_t, float);                                                                  \
   void fwht(const float*, float*, std::size_t, std::size_t, unsigned, const float*);                                  \
   std::uint64_t prune(const float*, std::size_t, const float*, std::size_t, std::size_t, float*, const float*, float, \
                       float, std::uint64_t);                                                                          \

@@ -5,7 +5,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
     size_t kBlock
     cdef cppclass CKernels "lw::Kernels":
         const char* name
-        cbool (*all_finite)(const float*, size_t)
+        cbool (*all_finite)(const float*, size_t, float)
         void (*fwht)(const float*, float*, size_t, size_t, unsigned, const float*)
         uint64_t (*prune)(const float*, size_t, const float*, size_t, size_t, float*, const float*, float, float,
                           uint64_t)
@@ -37,9 +37,9 @@ cdef class Kernels:
     def __repr__(self):
         return f"<lanewise.Kernels {self.name}>"
 
-    def all_finite(self, const float[::1] x):
-        """Whether no element of x is NaN or infinite."""
-        return self.row.all_finite(&x[0], x.shape[0])
+    def all_finite(self, const float[::1] x, float scale=1):
+        """Whether no element of scale * x is NaN or infinite."""
+        return self.row.all_finite(&x[0], x.shape[0], scale)
 
     def fwht(self, float[:, ::1] x, const float[::1] weights):
         """Transform the rows of x (n, 2^m) in place: x <- H (weights * x)."""

@@ -38,7 +38,7 @@ cdef class Rotation:
         return self.plan.error_bound()
 
     def apply(self, Kernels kernels, const float[:, ::1] x, float[:, ::1] y, size_t n_threads, cbool back):
-        """y <- R x, or R^T x if back. Returns False, and y undefined, if x is not finite."""
+        """y <- R x, or R^T x if back. Returns False, and y undefined, if x is not finite or too long."""
         cdef size_t n = x.shape[0]
         expect(<size_t> x.shape[1] == self.plan.dim and y.shape[0] == x.shape[0] and y.shape[1] == x.shape[1],
                "rotation shapes")

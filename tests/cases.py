@@ -6,7 +6,6 @@ import functools
 import hashlib
 import math
 import platform
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +29,7 @@ DIMS = (1, 2, 3, 7, 15, 16, 17, 31, 64, 100, 128, 384, 960, 1000)
 # None, one, and the borders of a group of 16 and of a block of 64.
 COUNTS = (0, 1, 15, 16, 17, 63, 64, 65, 200)
 THREADS = (1, 2, 3)
+METRICS = ("l2", "ip", "cosine")
 
 
 # -------------------------------------------------------------------------------------- values
@@ -51,6 +51,54 @@ KINDS = {
     ).astype(np.float32),
     "zeros": lambda rng, shape: rng.choice(np.array([0.0, -0.0, 1.0, -1.0], np.float32), shape),
 }
+
+
+def _half_constant(rng, shape):
+    rows = KINDS["normal"](rng, shape)
+    rows[:, ::2] = 3.7
+    return rows
+
+
+def _with_zero_rows(rng, shape):
+    rows = KINDS["normal"](rng, shape)
+    rows[rng.random(shape[0]) < 0.5] = 0
+    return rows
+
+
+# What breaks searches: see the comments.
+DATA = {
+    **KINDS,
+    # Distances far smaller than the vectors: expanded norms would lose them.
+    "near duplicates": lambda rng, shape: (
+        KINDS["normal"](np.random.default_rng(1), (1, shape[1]))
+        + np.float32(1e-4) * KINDS["normal"](rng, shape)
+    ),
+    "far away": lambda rng, shape: KINDS["normal"](rng, shape) + np.float32(1000),
+    "half constant": _half_constant,
+    "heavy tails": lambda rng, shape: np.exp(3 * rng.standard_normal(shape)).astype(np.float32),
+    "zero rows": _with_zero_rows,
+    "equal rows": lambda rng, shape: np.full(shape, 0.1, dtype=np.float32),
+    "many ties": lambda rng, shape: integers(rng, shape, 1),
+    # Squared distances among the subnormal numbers.
+    "squares vanish": lambda rng, shape: KINDS["normal"](rng, shape) * np.float32(1e-22),
+}
+
+
+def unit(rows):
+    """Rows of length one, as the cosine wants them."""
+    out = np.empty_like(rows)
+    _native.normalize(rows, out)
+    return out
+
+
+def draw(rng, name, n_rows, n_queries, dim, metric):
+    """Rows and queries of one kind; one of the rows, and zero, are among the queries."""
+    rows = DATA[name](rng, (n_rows, dim))
+    queries = DATA[name](rng, (n_queries, dim))
+    if n_rows > 0:
+        queries[0] = rows[n_rows // 2]
+    queries[1] = 0
+    return (unit(rows), unit(queries)) if metric == "cosine" else (rows, queries)
 
 
 def dyadic(shape, seed):
@@ -143,9 +191,9 @@ def threefry(kernels, key, counter0, counter1):
 def _float_modes():
     """Upward rounding and flush-to-zero, as (fields of fenv_t, place of the mode, its bits)."""
     machine = platform.machine().lower()
-    if sys.platform == "linux" and machine in ("x86_64", "amd64"):
+    if platform.libc_ver()[0] == "glibc" and machine in ("x86_64", "amd64"):
         return {"upward": (8, 7, 0x4000), "flush": (8, 7, 0x8040)}  # MXCSR: RC = up; FTZ and DAZ
-    if sys.platform == "linux" and machine == "aarch64":
+    if platform.libc_ver()[0] == "glibc" and machine == "aarch64":
         return {"upward": (2, 0, 1 << 22), "flush": (2, 0, 1 << 24)}  # FPCR: RMode = up; FZ
     return {}
 

@@ -153,6 +153,19 @@ def test_values_that_are_not_finite_are_reported(kernels, rng, n_threads):
         assert plan.native.apply(kernels, x, out, n_threads, back) is True
 
 
+@cases.in_foreign_float_modes
+def test_callers_float_mode_changes_nothing(kernels, rng, mode):
+    for kind in ("normal", "tiny"):
+        x = KINDS[kind](rng, (600, 17))
+        plan = cases.rotation_plan(17)
+        for back in (False, True):
+            expected = cases.rotate(kernels, plan, x, back=back)
+            for n_threads in THREADS:
+                with cases.float_mode(mode):
+                    got = cases.rotate(kernels, plan, x, back=back, n_threads=n_threads)
+                assert_same_bytes(got, expected, kind, back, n_threads)
+
+
 def test_bits_are_those_of_every_other_machine(kernels):
     signs = 1.0 - 2.0 * (cases.dyadic((3, 100), 1) < 0)
     scale = 1.0 / np.sqrt(cases.transform_lengths(100))

@@ -72,16 +72,18 @@ template <class F>
 RotateOutcome for_each_vector(const Kernels& kernels, std::size_t dim, const float* from, std::size_t n, float* to,
                               std::size_t n_threads, const Interrupt& interrupt, F&& one) {
   std::atomic<bool> finite{true};
+  // A sum of dim terms; rounds keep the length, and so no later one is larger than dim times the largest coordinate.
+  const float growth = 2 * static_cast<float>(dim);
   const std::size_t n_pieces = (n + kRowsPerPiece - 1) / kRowsPerPiece;
   const bool finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     std::vector<float> scratch(dim);
     const std::size_t end = std::min(n, (piece + 1) * kRowsPerPiece);
     for (std::size_t i = piece * kRowsPerPiece; i < end && finite.load(std::memory_order_relaxed); ++i) {
-      if (!kernels.all_finite(from + i * dim, dim)) {
+      if (!kernels.all_finite(from + i * dim, dim, growth)) {
         finite = false;
-      } else {
-        one(from + i * dim, to + i * dim, scratch.data());
+        break;
       }
+      one(from + i * dim, to + i * dim, scratch.data());
     }
   });
   // What a signal handler has raised goes first.

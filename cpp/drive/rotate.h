@@ -27,8 +27,8 @@ void rotate(const Kernels& kernels, const Rotation& rotation, const float* cente
 
 enum class RotateOutcome { kRotated, kInterrupted, kNotFinite };
 
-// y <- R x for n vectors, in parallel. A vector with NaN or infinities ends the work: y is then undefined. Looking at
-// each vector just before it is rotated saves a pass over memory.
+// y <- R x for n vectors, in parallel. A vector with NaN or infinities, or so long that it could overflow, ends the
+// work: y is then undefined. Looking at each vector just before it is rotated saves a pass over memory.
 [[nodiscard]] RotateOutcome rotate_all(const Kernels& kernels, const Rotation& rotation, const float* x, std::size_t n,
                                        float* y, std::size_t n_threads, const Interrupt& interrupt);
 

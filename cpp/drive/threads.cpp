@@ -20,7 +20,6 @@
 namespace lw {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
 struct Job {
@@ -54,19 +53,14 @@ class Pool {
     withdraw(job);
     leave(*job);
     // The last pieces are still running elsewhere: wait for them, and keep looking for Ctrl-C.
-    auto last_look = Clock::now();
     while (job->workers_inside != 0) {
       done_.wait_for(lock, kBetweenLooks);
-      // By the clock, because the end of any other job wakes this one too.
-      if (!interrupted && interrupt.asked != nullptr && Clock::now() - last_look >= kBetweenLooks) {
-        last_look = Clock::now();
-        lock.unlock();
-        if (interrupt.asked(interrupt.context)) {
-          interrupted = true;
-          job->stop = true;
-        }
-        lock.lock();
+      lock.unlock();
+      if (!interrupted && interrupt.now()) {
+        interrupted = true;
+        job->stop = true;
       }
+      lock.lock();
     }
     if (job->error) std::rethrow_exception(job->error);
     return !interrupted;
@@ -76,7 +70,6 @@ class Pool {
   // Returns whether the caller was interrupted.
   bool take_pieces(Job& job, std::size_t worker, const Interrupt* interrupt) {
     const DefaultFloatMode mode;
-    auto last_look = Clock::now();
     inside_body = true;
     bool interrupted = false;
     while (!job.stop.load(std::memory_order_relaxed)) {
@@ -89,12 +82,9 @@ class Pool {
         if (!job.error) job.error = std::current_exception();
         job.stop = true;
       }
-      if (interrupt != nullptr && interrupt->asked != nullptr && Clock::now() - last_look >= kBetweenLooks) {
-        if (interrupt->asked(interrupt->context)) {
-          interrupted = true;
-          job.stop = true;
-        }
-        last_look = Clock::now();
+      if (interrupt != nullptr && interrupt->now()) {
+        interrupted = true;
+        job.stop = true;
       }
     }
     inside_body = false;
@@ -166,6 +156,13 @@ Pool& pool() {
 }
 
 }  // namespace
+
+bool Interrupt::now() const {
+  const auto time = std::chrono::steady_clock::now();
+  if (asked == nullptr || time - last_look < kBetweenLooks) return false;
+  last_look = time;
+  return asked(context);
+}
 
 bool parallel_for(std::size_t n_pieces, std::size_t n_threads, const Interrupt& interrupt,
                   const std::function<void(std::size_t, std::size_t)>& body) {

@@ -3,15 +3,21 @@
 // Results must never depend on which thread took which piece, so bodies write only to their piece's own place.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 
 namespace lw {
 
-// Asked by the calling thread, at most every 50 ms, whether to stop early. Null means never.
+// Asked by the calling thread, at most every 50 ms, whether to stop early. Null means never. The clock runs on from
+// one loop of a call to the next, because many short ones take long too.
 struct Interrupt {
   bool (*asked)(void* context) = nullptr;
   void* context = nullptr;
+  mutable std::chrono::steady_clock::time_point last_look = std::chrono::steady_clock::now();
+
+  // Whether to stop, if it is time to ask.
+  bool now() const;
 };
 
 // body(piece, worker) for every piece in [0, n_pieces), on at most n_threads threads of which the caller is one;

@@ -84,9 +84,10 @@ class RandomRotation:
         Raises
         ------
         ValueError, TypeError
-            If `X` is no such matrix, holds NaN or infinities, or `out` does not fit.
+            If `X` is no such matrix, holds NaN, infinities or vectors too long to be rotated, or
+            `out` does not fit.
         """
-        return self._apply(X, out, n_threads, back=False)
+        return self._apply(X, "X", out, n_threads, back=False)
 
     def inverse_transform(
         self,
@@ -96,12 +97,18 @@ class RandomRotation:
         n_threads: int | None = None,
     ) -> npt.NDArray[np.float32]:
         """Rotate vectors back; parameters and result as for `transform`."""
-        return self._apply(Y, out, n_threads, back=True)
+        return self._apply(Y, "Y", out, n_threads, back=True)
 
     def _apply(
-        self, X: Any, out: npt.NDArray[np.float32] | None, n_threads: int | None, *, back: bool
+        self,
+        X: Any,
+        name: str,
+        out: npt.NDArray[np.float32] | None,
+        n_threads: int | None,
+        *,
+        back: bool,
     ) -> npt.NDArray[np.float32]:
-        rows = as_matrix(X, "X", dim=self.dim, finite=False)
+        rows = as_matrix(X, name, dim=self.dim, finite=False)
         threads = resolve_threads(n_threads)
         if out is None:
             out = np.empty_like(rows)
@@ -113,7 +120,10 @@ class RandomRotation:
         elif np.may_share_memory(out, rows):
             raise ValueError("out: expected memory apart from the input's")
         if not self.native.apply(self._kernels, rows, out, threads, back):
-            check_finite(rows, rows, "X")
+            check_finite(rows, rows, name)
+            raise ValueError(
+                f"{name}: expected vectors whose rotation fits float32, got longer ones"
+            )
         return out
 
     def __getstate__(self) -> dict[str, Any]:

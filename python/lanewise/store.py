@@ -65,6 +65,7 @@ class State:
 class Snapshot:
     """A state as searches see it: they hold on to it while rows are added."""
 
+    state: State
     n: int
     rows: Floats
     list_size: Ids
@@ -98,7 +99,7 @@ class Rows:
         self.rotation = RandomRotation(self.dim, seed=seed, kernels=self.kernels)
 
         self._lock = threading.Lock()
-        self._state = State(
+        empty = State(
             rows=np.empty((0, self.dim), dtype=np.float32),
             ids=np.empty(0, dtype=np.int64),
             norms=np.empty(0, dtype=np.float32),
@@ -108,7 +109,7 @@ class Rows:
             list_size=np.zeros(1, dtype=np.int64),
             labels=np.empty(0, dtype=np.int32),
         )
-        self._publish(self._state, 0)
+        self._publish(empty, 0)
 
     @property
     def product(self) -> bool:
@@ -118,7 +119,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays held: rows, blocks, norms and ids."""
-        s = self._state
+        s = self.snapshot.state
         return sum(array.nbytes for array in (s.rows, s.blocks, s.norms, s.ids))
 
     def threads(self, n_threads: int | None) -> int:
@@ -145,7 +146,7 @@ class Rows:
         if len(rows) == 0:
             return
         with self._lock:
-            new = copy(self._state)
+            new = copy(self.snapshot.state)
             old = new.n
             new.n = old + len(rows)
             new.list_begin = np.array([0, -(-new.n // _BLOCK) * _BLOCK], dtype=np.int64)
@@ -168,7 +169,7 @@ class Rows:
     def arrange(self, X: Floats, labels: npt.NDArray[np.int32], n_lists: int, threads: int) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
         with self._lock:
-            old = self._state
+            old = self.snapshot.state
             rows = np.concatenate((old.rows[: old.n], X))
             labels = np.concatenate((old.labels, labels))
             sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
@@ -225,8 +226,8 @@ class Rows:
             math.sqrt(state.max_centered_norm2),
             first,
         )
-        self._state = state
-        self.snapshot = Snapshot(state.n, rows, state.list_size, store)
+        # One assignment, so that nobody ever finds half of a change.
+        self.snapshot = Snapshot(state, state.n, rows, state.list_size, store)
 
     def search(
         self,
@@ -300,7 +301,7 @@ class Rows:
         for name in ("_lock", "snapshot", "kernels"):
             del state[name]
         # Room to grow is not worth a file's bytes.
-        trimmed = copy(self._state)
+        trimmed = copy(self.snapshot.state)
         trimmed.rows = trimmed.rows[: trimmed.n].copy()
         trimmed.ids = trimmed.ids[: trimmed.positions].copy()
         if len(trimmed.labels) == 0:
@@ -308,14 +309,15 @@ class Rows:
             trimmed.ids[trimmed.n :] = -1
         trimmed.norms = trimmed.norms[: trimmed.positions].copy()
         trimmed.blocks = trimmed.blocks[: trimmed.positions * self.dim].copy()
-        state["_state"] = trimmed
+        state["state"] = trimmed
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        kept = state.pop("state")
         self.__dict__.update(state)
         self._lock = threading.Lock()
         self.kernels = get()
-        self._publish(self._state, 0)
+        self._publish(kept, 0)
 
 
 def _reserve(state: State, n_used: int) -> None:
