@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = "-std=c++20 -O0 -fPIC -ffp-contract=off -fno-exceptions -fno-rtti".split()
+FLAGS = ["-std=c++20", "-O0", "-fPIC", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti"]
 ISAS = {
     "x86_64": {
         "scalar": [],

@@ -26,6 +26,16 @@ def near_duplicates(rng, shape):
     return rng.standard_normal(shape[1], dtype=np.float32) + noise
 
 
+def tight_clusters(rng, shape):
+    """Neighbours a few units in the last place apart, far from the centre of all rows.
+
+    What rounding does to rotated rows and to inner products is larger than their distances.
+    """
+    centers = rng.standard_normal((4, shape[1]), dtype=np.float32)
+    noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(2.0**-23)
+    return centers[np.arange(shape[0]) % 4] + noise
+
+
 def constant_dimension(rng, shape):
     X = rng.standard_normal(shape, dtype=np.float32)
     X[:, shape[1] // 2] = 1e4
@@ -41,6 +51,7 @@ def zero_vectors(rng, shape):
 KINDS = {
     **cases.KINDS,
     "near duplicates": near_duplicates,
+    "tight clusters": tight_clusters,
     "far away": lambda rng, shape: rng.standard_normal(shape, dtype=np.float32) + np.float32(1000),
     "constant dimension": constant_dimension,
     "zero vectors": zero_vectors,
@@ -49,8 +60,10 @@ KINDS = {
 
 
 def queries_for(rng, kind, X):
-    """Rows themselves, the middle of everything, and others like the rows."""
-    return np.concatenate([X[:2], np.zeros_like(X[:1]), KINDS[kind](rng, (3, X.shape[1]))])
+    """Rows themselves, what is next to one, the middle of everything, and others like the rows."""
+    beside = np.nextafter(X[:1], np.float32(0))
+    others = KINDS[kind](rng, (3, X.shape[1]))
+    return np.concatenate([X[:2], beside, np.zeros_like(X[:1]), others])
 
 
 def settled(index, Q, k, ids=None):
@@ -279,7 +292,7 @@ def test_rows_that_move_the_centre_change_nothing(rng, metric):
 @every_metric
 def test_the_bound_knows_the_longest_rows(rng, metric):
     """Also if they came long ago, and only short ones were added since."""
-    X = near_duplicates(rng, (300, 20)) * np.float32(100)
+    X = tight_clusters(rng, (300, 20)) * np.float32(100)
     short = KINDS["normal"](rng, (10, 20)) * np.float32(2.0**-10)
     index = lw.Flat(20, metric).add(X)
     for row in short:
