@@ -45,7 +45,7 @@ def assign(
     Returns
     -------
     labels : ndarray of int32, shape (n,)
-        The smallest number among equally near centroids, up to the rounding of float32.
+        The centroid of the least canonical distance, the smallest number among equals.
     distances : ndarray of float32, shape (n,)
         The canonical distance to that centroid: squared L2, negated inner product, or 1 - cos.
 
@@ -107,8 +107,10 @@ class KMeans:
     Notes
     -----
     Labels are the argmax of x.c - |c|^2 / 2 over the centroids, computed in register tiles with
-    both sides shifted by the mean centroid, so that a large common offset costs no accuracy. An
-    empty cluster gets the point that is farthest from its centroid.
+    both sides shifted by the mean centroid. A point whose two best scores are nearer to each other
+    than rounding can tell apart is settled on the distances themselves, so that labels are always
+    those of the canonical distances. An empty cluster takes over the point that is farthest from
+    its centroid.
 
     Examples
     --------

@@ -46,6 +46,9 @@ class Flat:
     distance comparison operations", SIGMOD 2023. The inner product is searched as an L2 distance
     with a bound of its own for each candidate: q.x > t exactly if |q - x|^2 < |q|^2 + |x|^2 - 2t.
 
+    Where a row is hardly longer than `delta`, reading it is cheaper than pruning, and `eps0` makes
+    no difference.
+
     Vectors are stored as float32. Their length is limited to about 6.5e18, so that no distance
     overflows.
 
