@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lanewise.arrays import as_vector_ids
 
 __all__ = ["mway_jaccard", "pairwise_jaccard"]
 
 Ids = npt.NDArray[np.int64]
 
 
-def pairwise_jaccard(ids: Ids) -> npt.NDArray[np.float64]:
+def pairwise_jaccard(ids: Any) -> npt.NDArray[np.float64]:
     """Return the mean over all pairs of lanes of |A and B| / |A or B|.
 
     Parameters
     ----------
-    ids : ndarray of int64, shape (n_queries, n_lanes, k_lane)
+    ids : array-like of int, shape (n_queries, n_lanes, k_lane)
         What each lane holds; -1 is nothing, and no lane holds an id twice.
 
     Returns
@@ -28,9 +31,10 @@ def pairwise_jaccard(ids: Ids) -> npt.NDArray[np.float64]:
 
     Examples
     --------
-    >>> pairwise_jaccard(np.array([[[1, 2], [2, 3], [4, -1]]])).round(3).tolist()
+    >>> pairwise_jaccard([[[1, 2], [2, 3], [4, -1]]]).round(3).tolist()
     [0.111]
     """
+    ids = as_vector_ids(ids, "ids", ndim=3, allow_missing=True)
     n_queries, n_lanes, _ = ids.shape
     total = np.zeros(n_queries)
     pairs = list(itertools.combinations(range(n_lanes), 2))
@@ -40,16 +44,17 @@ def pairwise_jaccard(ids: Ids) -> npt.NDArray[np.float64]:
     return total / max(1, len(pairs))
 
 
-def mway_jaccard(ids: Ids) -> npt.NDArray[np.float64]:
+def mway_jaccard(ids: Any) -> npt.NDArray[np.float64]:
     """Return |intersection of all lanes| / |union of all lanes|.
 
     Parameters and result are as for `pairwise_jaccard`.
 
     Examples
     --------
-    >>> mway_jaccard(np.array([[[1, 2], [2, 3]]])).round(3).tolist()
+    >>> mway_jaccard([[[1, 2], [2, 3]]]).round(3).tolist()
     [0.333]
     """
+    ids = as_vector_ids(ids, "ids", ndim=3, allow_missing=True)
     if ids.shape[1] < 2:
         return np.zeros(len(ids))
     common, union = _common_and_union(ids)

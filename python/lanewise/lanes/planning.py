@@ -162,7 +162,8 @@ def plan(
         ``"stratified"``; for ``"owner"`` a candidate is shared with the probability that gives
         this share.
     head : int, default 0
-        So many of the best ranks are given to the next lane as well, out of its budget.
+        So many of the best ranks are given to the next lane as well, out of its budget: a lane that
+        was full leaves its last ranks unscored.
     kernels : str or Kernels, optional
     n_threads : int, optional
 
