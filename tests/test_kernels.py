@@ -59,6 +59,12 @@ def test_all_finite(kernels, rng, n):
             x[n // 2] = -bad
             assert not kernels.all_finite(x), (bad, i)
         assert n == 0 or not oracle.all_finite(x)
+    for scale in (2.0, 3.0, 2.0 * 384, 2.0**24):
+        edge = (np.finfo(np.float32).max / scale) * (1 + np.arange(-4, 5) * 2.0**-25)
+        for value in edge.astype(np.float32).tolist():
+            x = KINDS["normal"](rng, (n,))
+            x[n // 2 : n // 2 + 1] = -value
+            assert kernels.all_finite(x, scale) == oracle.all_finite(x, scale), (scale, value)
 
 
 # --------------------------------------------------------------------------------------- fwht

@@ -153,6 +153,23 @@ def test_values_that_are_not_finite_are_reported(kernels, rng, n_threads):
         assert plan.native.apply(kernels, x, out, n_threads, back) is True
 
 
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("back", [False, True])
+def test_no_finite_vector_becomes_infinite(kernels, rng, back, dim):
+    plan = cases.rotation_plan(dim)
+    signs = rng.choice(np.array([-1, 1], np.float32), (8, dim))
+    signs[0] = 1
+    signs[1, 1:] = 0
+    largest = float(np.finfo(np.float32).max)
+    out = np.empty_like(signs)
+    for size in largest / 2.0 ** np.arange(0, 12, 0.5):
+        x = (signs * size).astype(np.float32)
+        accepted = plan.native.apply(kernels, x, out, 1, back)
+        assert np.isfinite(out).all() or not accepted, size
+        # All partial sums are of dim terms at most.
+        assert accepted or size * dim > largest / 4, size
+
+
 @cases.in_foreign_float_modes
 def test_callers_float_mode_changes_nothing(kernels, rng, mode):
     for kind in ("normal", "tiny"):

@@ -101,12 +101,13 @@ def hadamard(n: int) -> Doubles:
     return np.where(parity & 1, -1.0, 1.0)
 
 
-def all_finite(x: npt.ArrayLike) -> bool:
-    """Return whether no number is NaN or infinite.
+def all_finite(x: npt.ArrayLike, scale: float = 1.0) -> bool:
+    """Return whether no number is NaN or infinite, nor would be as a float32 times `scale`.
 
     Parameters
     ----------
     x : array-like of float
+    scale : float, default 1.0
 
     Returns
     -------
@@ -114,10 +115,13 @@ def all_finite(x: npt.ArrayLike) -> bool:
 
     Examples
     --------
-    >>> all_finite([0.0, -1e38]), all_finite([0.0, float("nan")])
-    (True, False)
+    >>> all_finite([0.0, -1e38]), all_finite([0.0, float("nan")]), all_finite([1e38], 4.0)
+    (True, False, False)
     """
-    return all(math.isfinite(value) for value in np.asarray(x, np.float64).ravel().tolist())
+    # Halfway from the largest float32 to the next power of two, rounding goes to infinity.
+    limit = 2.0**128 - 2.0**103
+    values = np.asarray(x, np.float64).ravel().tolist()
+    return all(abs(scale * value) < limit for value in values)
 
 
 def fwht(x: npt.ArrayLike, weights: npt.ArrayLike) -> Doubles:
