@@ -1,7 +1,6 @@
 """What the benchmarks share: equal threads, the vectors, the clock, and the summary at the end."""
 
 import math
-import os
 import platform
 import time
 from pathlib import Path
@@ -10,13 +9,7 @@ import numpy as np
 import pytest
 
 import lanewise as lw
-from bench import data, summary
-
-# FAISS ships its own OpenBLAS, which does not know newer CPUs and then takes kernels several times
-# slower than this one. It looks when it is loaded, so this comes before the first import of faiss;
-# NumPy's own is loaded already and has chosen for itself.
-if "avx512" in lw.kernels.available():
-    os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+from bench import data, machine, summary
 
 _RECORDS = pytest.StashKey()
 _CLAIMS = pytest.StashKey()
@@ -44,7 +37,7 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:builtin type .*:DeprecationWarning")
     config.stash[_RECORDS] = []
     config.stash[_CLAIMS] = []
-    config.stash[_STARTED] = _clocks()
+    config.stash[_STARTED] = machine.clocks()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -195,7 +188,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     kept = summary.as_json(config.stash[_RECORDS], config.stash[_CLAIMS])
-    output_json.update(kept, cpus_taken_by_others=_taken_by_others(config))
+    output_json.update(kept, cpus_taken_by_others=machine.taken_by_others(config.stash[_STARTED]))
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -217,31 +210,8 @@ def _setting(config):
         f"FAISS {versions['faiss']}, scikit-learn {versions['scikit-learn']}",
         f"BLAS kernels: {', '.join(f'{k} {v}' for k, v in versions['blas'].items())}",
     ]
-    taken = _taken_by_others(config)
+    taken = machine.taken_by_others(config.stash[_STARTED])
     if taken is not None:
         doubt = ": too many, run it again on a quiet machine" if taken > 0.2 else ""
         lines.append(f"Other processes took {taken:.2f} CPUs on average{doubt}")
     return "\n".join(lines)
-
-
-def _taken_by_others(config):
-    """CPUs that other processes kept busy since the start, on average; None if nobody counts."""
-    before, now = config.stash[_STARTED], _clocks()
-    if before is None or now is None or now[0] <= before[0]:
-        return None
-    busy, own = now[1] - before[1], now[2] - before[2]
-    return max(0.0, (busy - own) / (now[0] - before[0]))
-
-
-def _clocks():
-    """Time now, CPU time of the machine, CPU time of this process and its children."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        per_second = os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError):
-        return None
-    user, nice, system, _idle, _wait, irq, softirq, stolen = (int(field) for field in fields[:8])
-    busy = (user + nice + system + irq + softirq + stolen) / per_second
-    times = os.times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return time.monotonic(), busy, own
