@@ -18,24 +18,38 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++20", "-O0", "-fPIC", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+ALL, CODES, AMX = ("kernels", "code_kernels"), ("code_kernels",), ("amx_kernels",)
+# Each ISA's flags, and the lists in CMakeLists.txt that are compiled for it.
 ISAS = {
     "x86_64": {
-        "scalar": [],
-        "avx2": ["-mavx2", "-mfma"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"],
+        "scalar": ([], ALL),
+        "avx2": (["-mavx2", "-mfma"], ALL),
+        "avx2vnni": (["-mavx2", "-mfma", "-mavxvnni"], CODES),
+        "avx512": (AVX512, ALL),
+        "avx512vnni": ([*AVX512, "-mavx512vnni"], CODES),
+        "amx": ([*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"], AMX),
     },
-    "aarch64": {"scalar": [], "neon": []},
+    "aarch64": {
+        "scalar": ([], ALL),
+        "neon": ([], ALL),
+        "neondot": (["-march=armv8.2-a+dotprod"], CODES),
+    },
 }
 
 # What a kernel may call: fused multiply-add, and what the compiler itself calls for copies.
 ALLOWED_UNDEFINED = {"fmaf", "memcpy", "memset", "memmove", "_GLOBAL_OFFSET_TABLE_"}
 
 
-def kernel_files() -> list[Path]:
+def kernel_files(lists: tuple[str, ...]) -> list[Path]:
     """Kernel sources, as CMakeLists.txt lists them."""
-    listed = re.search(r"set\(lw_kernels ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())
-    assert listed is not None, "CMakeLists.txt: no list of kernels"
-    return [ROOT / "cpp" / f"{name}.cpp" for name in listed.group(1).split()]
+    text = (ROOT / "CMakeLists.txt").read_text()
+    files = []
+    for name in lists:
+        listed = re.search(rf"set\(lw_{name} ([^)]*)\)", text)
+        assert listed is not None, f"CMakeLists.txt: no list lw_{name}"
+        files += [ROOT / "cpp" / f"{kernel}.cpp" for kernel in listed.group(1).split()]
+    return files
 
 
 def faults(symbols: str, isa: str) -> list[str]:
@@ -69,8 +83,8 @@ def main() -> int:
     bad = 0
     checked = 0
     with tempfile.TemporaryDirectory() as folder:
-        for isa, isa_flags in ISAS[machine].items():
-            for source in kernel_files():
+        for isa, (isa_flags, lists) in ISAS[machine].items():
+            for source in kernel_files(lists):
                 target = Path(folder) / "kernel.o"
                 command = [compiler, *FLAGS, *isa_flags, f"-DLW_ISA={isa}"]
                 subprocess.run([*command, "-c", source, "-o", target], check=True)

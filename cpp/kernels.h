@@ -15,6 +15,35 @@ inline constexpr std::size_t kLanes = 16;
 // A scan block holds at most this many candidates, so that a survivor set is one 64-bit mask.
 inline constexpr std::size_t kBlock = 64;
 
+// Codes are screened in runs of at most this many groups of kLanes candidates.
+inline constexpr std::size_t kScreenGroups = 64;
+
+// Queries that screen_tile takes at once.
+inline constexpr std::size_t kScreenQueries = 16;
+
+// The front of code planes, from its first group on: the leading dimensions of every candidate, group by group.
+// Quad j (dimensions 4j to 4j + 3) of lane l in group g is the four codes at codes[((g * n_quads + j) * kLanes + l) *
+// 4]. Behind the last group 1,024 bytes can be read.
+struct CodeFront {
+  const std::int8_t* codes;
+  const float* base;               // [n_groups * kLanes]
+  const std::uint16_t* residuals;  // [n_groups * kLanes], bfloat16
+  const std::uint16_t* tails;      // [n_steps], each tail_stride apart, of [n_groups * kLanes], bfloat16
+  std::size_t tail_stride;
+  std::size_t n_quads;
+  const std::uint32_t* ends;  // [n_steps] quads, ascending, none beyond n_quads
+  std::size_t n_steps;
+};
+
+// One query as screen_codes wants it.
+struct CodeQuery {
+  const std::int8_t* codes;   // [4 * n_quads], in [-127, 127]
+  const std::int32_t* sums;   // [n_steps], sum of the codes of each step
+  const float* tail_weights;  // [n_steps]
+  float residual_weight;
+  float scale;
+};
+
 struct Kernels {
   const char* name;
 
@@ -45,6 +74,46 @@ struct Kernels {
   void (*dot_rows)(const float* query, const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim,
                    float* out);
 
+  // distance/rows_within.cpp
+  // l2_rows, but a row that is certain to be farther than `bound` is left, and out[i] is infinite. Sums of squares only
+  // grow, in float arithmetic too, so that what is not left has the very bits of l2_rows.
+  void (*l2_rows_within)(const float* query, const float* rows, const std::int64_t* ids, std::size_t n,
+                         std::size_t dim, float bound, float* out);
+
+  // rotate/project.cpp
+  // out[i] = M x[i] for n vectors of `dim` floats. Row r of M stands in panel r / kLanes: its entry for dimension d is
+  // panels[(r / kLanes * dim + d) * kLanes + r % kLanes]; out holds n_panels * kLanes floats a vector. Each sum is a
+  // chain of chains over 64 dimensions, so that its error grows with dim / 64 + 64.
+  void (*project)(const float* x, std::size_t n, std::size_t dim, const float* panels, std::size_t n_panels,
+                  float* out);
+
+  // codes/screen.cpp
+  // For candidate c of a group, with the integer product p of its codes and the query's up to the end of a step:
+  //   estimate = base[c] - scale * p,  lower = estimate - residual_weight * residuals[c] - tail_weight * tail[c].
+  // After each step only candidates with lower < limit stay in alive[group]. Estimates of the last step are written for
+  // groups that still have one. quads_read grows by the quads that each candidate alive at its beginning adds up in
+  // every step behind the first. At most kScreenGroups groups; products stay below 2^31.
+  void (*screen_codes)(const CodeFront& front, std::size_t n_groups, const CodeQuery& query, float limit,
+                       std::uint16_t* alive, float* estimates, std::uint64_t* quads_read);
+
+  // codes/screen_tile.cpp
+  // screen_codes for n_queries queries, at most kScreenQueries: query q has limits[q], alive[q * kScreenGroups ...],
+  // estimates[q * kScreenGroups * kLanes ...] and quads_read[q].
+  void (*screen_tile)(const CodeFront& front, std::size_t n_groups, const CodeQuery* queries, std::size_t n_queries,
+                      const float* limits, std::uint16_t* alive, float* estimates, std::uint64_t* quads_read);
+
+  // codes/dot.cpp
+  // out[i] = product of n codes (a multiple of 64) of the query, which sum to query_sum, and those at
+  // rows + positions[i] * stride.
+  void (*dot_codes)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
+                    const std::uint32_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
+
+  // codes/dot_nibbles.cpp
+  // The same for codes of four bits, stored plus 8: byte b of a row's 64-byte stretch s holds code 128 s + b in its low
+  // half and code 128 s + 64 + b in its high one. n is a multiple of 128.
+  void (*dot_nibbles)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
+                      const std::uint32_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
+
   // assign/assign.cpp
   // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
   // Points and centroids are dimension-major in groups of kLanes: dimension d of member m of group g is
@@ -70,19 +139,49 @@ struct Kernels {
                       float, std::uint64_t);                                                                          \
   void l2_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                    \
   void dot_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                   \
+  void l2_rows_within(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float, float*);      \
+  void project(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                            \
   void assign(const float*, std::size_t, const float*, const float*, std::size_t, std::size_t, void*, std::int32_t*,  \
               float*, float*);                                                                                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
   }
 
-// One row of the dispatch matrix.
-#define LW_KERNEL_ROW(ISA) \
-  Kernels { #ISA, ISA::all_finite, ISA::fwht, ISA::prune, ISA::l2_rows, ISA::dot_rows, ISA::assign, ISA::threefry }
+// The kernels on codes, which some ISAs have instructions of their own for.
+#define LW_DECLARE_TILE_KERNELS(ISA)                                                                                   \
+  namespace ISA {                                                                                                      \
+  void screen_tile(const CodeFront&, std::size_t, const CodeQuery*, std::size_t, const float*, std::uint16_t*, float*, \
+                   std::uint64_t*);                                                                                    \
+  }
+#define LW_DECLARE_CODE_KERNELS(ISA)                                                                                   \
+  LW_DECLARE_TILE_KERNELS(ISA)                                                                                         \
+  namespace ISA {                                                                                                      \
+  void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);   \
+  void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*, std::size_t, \
+                 std::size_t, std::int32_t*);                                                                          \
+  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*, std::size_t, \
+                 std::size_t, std::int32_t*);                                                                          \
+  }
+
+// One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on
+// codes and all others from.
+#define LW_KERNEL_ROW(ISA, TILES, CODES, BASE)                                                     \
+  Kernels {                                                                                        \
+    #ISA, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, BASE::project, \
+        CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles, BASE::assign, BASE::threefry    \
+  }
 
 LW_DECLARE_KERNELS(scalar)
 LW_DECLARE_KERNELS(avx2)
 LW_DECLARE_KERNELS(avx512)
 LW_DECLARE_KERNELS(neon)
+LW_DECLARE_CODE_KERNELS(scalar)
+LW_DECLARE_CODE_KERNELS(avx2)
+LW_DECLARE_CODE_KERNELS(avx2vnni)
+LW_DECLARE_CODE_KERNELS(avx512)
+LW_DECLARE_CODE_KERNELS(avx512vnni)
+LW_DECLARE_TILE_KERNELS(amx)
+LW_DECLARE_CODE_KERNELS(neon)
+LW_DECLARE_CODE_KERNELS(neondot)
 
 }  // namespace lw

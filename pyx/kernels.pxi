@@ -3,6 +3,23 @@
 cdef extern from "kernels.h" namespace "lw" nogil:
     size_t kLanes
     size_t kBlock
+    size_t kScreenGroups
+    size_t kScreenQueries
+    cdef cppclass CodeFront:
+        const int8_t* codes
+        const float* base
+        const uint16_t* residuals
+        const uint16_t* tails
+        size_t tail_stride
+        size_t n_quads
+        const uint32_t* ends
+        size_t n_steps
+    cdef cppclass CodeQuery:
+        const int8_t* codes
+        const int32_t* sums
+        const float* tail_weights
+        float residual_weight
+        float scale
     cdef cppclass CKernels "lw::Kernels":
         const char* name
         cbool (*all_finite)(const float*, size_t, float)
@@ -11,6 +28,13 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                           uint64_t)
         void (*l2_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
         void (*dot_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
+        void (*l2_rows_within)(const float*, const float*, const int64_t*, size_t, size_t, float, float*)
+        void (*project)(const float*, size_t, size_t, const float*, size_t, float*)
+        void (*screen_codes)(const CodeFront&, size_t, const CodeQuery&, float, uint16_t*, float*, uint64_t*)
+        void (*screen_tile)(const CodeFront&, size_t, const CodeQuery*, size_t, const float*, uint16_t*, float*,
+                            uint64_t*)
+        void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
+        void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
         void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
                        float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
@@ -72,6 +96,15 @@ cdef class Kernels:
         """out[i] = query . rows[ids[i]]."""
         self._rows(False, query, rows, ids, out)
 
+    def l2_rows_within(self, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids, float bound,
+                       float[::1] out):
+        """l2_rows, but infinite where it is certain to exceed the bound half-way."""
+        cdef size_t n = ids.shape[0], dim = rows.shape[1], i
+        expect(<size_t> query.shape[0] == dim and <size_t> out.shape[0] == n, "rows shapes")
+        for i in range(n):
+            expect(0 <= ids[i] < rows.shape[0], "rows ids")
+        self.row.l2_rows_within(&query[0], &rows[0, 0], &ids[0], n, dim, bound, &out[0])
+
     cdef int _rows(self, cbool l2, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids,
                    float[::1] out) except -1:
         cdef size_t n = ids.shape[0], dim = rows.shape[1], i
@@ -83,6 +116,79 @@ cdef class Kernels:
         else:
             self.row.dot_rows(&query[0], &rows[0, 0], &ids[0], n, dim, &out[0])
         return 0
+
+    def project(self, const float[:, ::1] x, const float[:, :, ::1] panels, float[:, ::1] out):
+        """out[i] = M x[i] for the matrix whose rows are packed in panels (n_panels, dim, 16)."""
+        cdef size_t n = x.shape[0], dim = x.shape[1], n_panels = panels.shape[0]
+        expect(<size_t> panels.shape[1] == dim and <size_t> panels.shape[2] == kLanes, "project panels")
+        expect(out.shape[0] == x.shape[0] and <size_t> out.shape[1] == n_panels * kLanes, "project out")
+        self.row.project(&x[0, 0], n, dim, &panels[0, 0, 0], n_panels, &out[0, 0])
+
+    def screen_codes(self, const int8_t[:, :, :, ::1] codes, const float[::1] base, const uint16_t[::1] residuals,
+                     const uint16_t[:, ::1] tails, const uint32_t[::1] ends, const int8_t[:, ::1] queries,
+                     const int32_t[:, ::1] sums, const float[:, ::1] tail_weights, const float[::1] residual_weights,
+                     const float[::1] scales, const float[::1] limits, uint16_t[:, ::1] alive,
+                     float[:, ::1] estimates, uint64_t[::1] quads_read, cbool tile):
+        """Screen codes (n_groups + 1, n_quads, 16, 4), of which the last group is padding, for some queries.
+
+        Updates alive (n_queries, 64), estimates (n_queries, 1024) and quads_read (n_queries,), one query at a time or
+        as a tile.
+        """
+        cdef size_t n_groups = codes.shape[0] - 1, n_quads = codes.shape[1], n_steps = ends.shape[0], i, q
+        cdef size_t n_queries = queries.shape[0], n = n_groups * kLanes
+        expect(n_groups <= kScreenGroups and <size_t> codes.shape[2] == kLanes and codes.shape[3] == 4, "screen codes")
+        expect(<size_t> base.shape[0] == n and <size_t> residuals.shape[0] == n, "screen rows")
+        expect(<size_t> tails.shape[0] == n_steps and <size_t> tails.shape[1] == n, "screen tails")
+        expect(0 < n_queries <= kScreenQueries and <size_t> queries.shape[1] == 4 * n_quads, "screen queries")
+        expect(<size_t> sums.shape[0] == n_queries and <size_t> sums.shape[1] == n_steps, "screen sums")
+        expect(tail_weights.shape[0] == sums.shape[0] and tail_weights.shape[1] == sums.shape[1], "screen weights")
+        expect(<size_t> residual_weights.shape[0] == n_queries and <size_t> scales.shape[0] == n_queries
+               and <size_t> limits.shape[0] == n_queries, "screen weights")
+        expect(n_quads >= 16 or not tile, "screen padding")
+        for i in range(n_steps):
+            expect(ends[i] <= n_quads and (i == 0 or ends[i - 1] <= ends[i]), "screen steps")
+        expect(<size_t> alive.shape[0] == n_queries and <size_t> alive.shape[1] == kScreenGroups, "screen out")
+        expect(<size_t> estimates.shape[0] == n_queries and <size_t> estimates.shape[1] == kScreenGroups * kLanes,
+               "screen out")
+        expect(<size_t> quads_read.shape[0] == n_queries, "screen out")
+        cdef CodeFront front
+        front.codes = &codes[0, 0, 0, 0]
+        front.base = &base[0]
+        front.residuals = &residuals[0]
+        front.tails = &tails[0, 0]
+        front.tail_stride = n
+        front.n_quads = n_quads
+        front.ends = &ends[0]
+        front.n_steps = n_steps
+        cdef CodeQuery[16] some
+        for q in range(n_queries):
+            some[q].codes = &queries[q, 0]
+            some[q].sums = &sums[q, 0]
+            some[q].tail_weights = &tail_weights[q, 0]
+            some[q].residual_weight = residual_weights[q]
+            some[q].scale = scales[q]
+        if tile:
+            self.row.screen_tile(front, n_groups, some, n_queries, &limits[0], &alive[0, 0], &estimates[0, 0],
+                                 &quads_read[0])
+            return
+        for q in range(n_queries):
+            self.row.screen_codes(front, n_groups, some[q], limits[q], &alive[q, 0], &estimates[q, 0], &quads_read[q])
+
+    def dot_codes(self, const int8_t[::1] query, const int8_t[:, ::1] rows, const uint32_t[::1] positions,
+                  int32_t[::1] out, cbool nibbles=False):
+        """out[i] = query . rows[positions[i]], of a multiple of 64 codes, or of 128 packed as nibbles."""
+        cdef size_t n = query.shape[0], m = positions.shape[0], stride = rows.shape[1], i
+        cdef int32_t query_sum = 0
+        expect(n % (128 if nibbles else 64) == 0 and stride == (n // 2 if nibbles else n), "dot shapes")
+        expect(<size_t> out.shape[0] == m, "dot shapes")
+        for i in range(m):
+            expect(positions[i] < <size_t> rows.shape[0], "dot positions")
+        for i in range(n):
+            query_sum += query[i]
+        if nibbles:
+            self.row.dot_nibbles(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
+        else:
+            self.row.dot_codes(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
 
     def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
                float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups):

@@ -37,13 +37,17 @@ template <class Metric>
 LW_INLINE void score_all(const float* query, const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim,
                          float* out) {
   constexpr std::size_t kTogether = 4;
+  constexpr std::size_t kAhead = 512;  // floats
   const auto at = [&](std::size_t i) { return rows + (ids == nullptr ? i : static_cast<std::size_t>(ids[i])) * dim; };
   std::size_t i = 0;
   for (; i + kTogether <= n; i += kTogether) {
     const float* row[kTogether] = {at(i), at(i + 1), at(i + 2), at(i + 3)};
-    // Named rows lie anywhere: ask for the next ones while these are computed.
-    if (ids != nullptr && i + 2 * kTogether <= n) {
-      for (std::size_t r = 0; r < kTogether; ++r) LW_PREFETCH(at(i + kTogether + r));
+    // Named rows lie anywhere: ask for the next ones while these are computed. The hardware follows long ones by
+    // itself.
+    if (ids != nullptr) {
+      for (std::size_t r = i + kTogether; r < i + 2 * kTogether && r < n; ++r) {
+        for (std::size_t d = 0; d < dim && d < kAhead; d += kLanes) LW_PREFETCH(at(r) + d);
+      }
     }
     score<Metric, kTogether>(query, row, dim, out + i);
   }

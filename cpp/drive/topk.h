@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace lw {
@@ -20,14 +21,16 @@ struct Neighbor {
 
 class TopK {
  public:
-  explicit TopK(std::size_t k) : k_(k) {}
+  // Nothing farther than `radius` enters.
+  explicit TopK(std::size_t k, float radius = std::numeric_limits<float>::infinity()) : k_(k), radius_(radius) {}
 
-  // The distance that a further candidate must reach: infinite while there is room.
-  float bound() const { return heap_.size() < k_ ? std::numeric_limits<float>::infinity() : heap_.front().distance; }
+  // The distance that a further candidate must not exceed: the radius while there is room.
+  float bound() const { return heap_.size() < k_ ? radius_ : heap_.front().distance; }
 
   // Returns whether the candidate was taken.
   bool push(const Neighbor& candidate) {
     if (heap_.size() < k_) {
+      if (!(candidate.distance <= radius_)) return false;
       heap_.push_back(candidate);
       std::push_heap(heap_.begin(), heap_.end());
       return true;
@@ -39,19 +42,25 @@ class TopK {
     return true;
   }
 
+  // The neighbours, best first. Leaves the heap empty.
+  std::vector<Neighbor> take() {
+    std::sort_heap(heap_.begin(), heap_.end());
+    return std::exchange(heap_, {});
+  }
+
   // Writes the neighbours best first, then (inf, -1) up to k. Leaves the heap empty.
   void write(float* distances, std::int64_t* ids) {
-    std::sort_heap(heap_.begin(), heap_.end());
+    const std::vector<Neighbor> sorted = take();
     for (std::size_t i = 0; i < k_; ++i) {
-      const bool found = i < heap_.size();
-      distances[i] = found ? heap_[i].distance : std::numeric_limits<float>::infinity();
-      ids[i] = found ? heap_[i].id : -1;
+      const bool found = i < sorted.size();
+      distances[i] = found ? sorted[i].distance : std::numeric_limits<float>::infinity();
+      ids[i] = found ? sorted[i].id : -1;
     }
-    heap_.clear();
   }
 
  private:
   std::size_t k_;
+  float radius_;
   std::vector<Neighbor> heap_;
 };
 

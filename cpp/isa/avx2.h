@@ -1,4 +1,5 @@
-// The vocabulary in AVX2 + FMA: a logical vector is two ymm, the lower eight lanes first.
+// The vocabulary in AVX2 + FMA (and AVX-VNNI if this is avx2vnni): a logical vector is two ymm, the lower eight lanes
+// first.
 #pragma once
 
 #include <immintrin.h>
@@ -86,6 +87,57 @@ LW_INLINE I32 set_i32(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set
 LW_INLINE I32 select(Mask m, I32 a, I32 b) {
   return {_mm256_blendv_epi8(b.lo, a.lo, _mm256_castps_si256(m.lo)),
           _mm256_blendv_epi8(b.hi, a.hi, _mm256_castps_si256(m.hi))};
+}
+
+LW_INLINE I32 add(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+LW_INLINE F32 to_f32(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+LW_INLINE void sum4(const I32* a, std::int32_t* out) {
+  const __m256i ab = _mm256_hadd_epi32(_mm256_add_epi32(a[0].lo, a[0].hi), _mm256_add_epi32(a[1].lo, a[1].hi));
+  const __m256i cd = _mm256_hadd_epi32(_mm256_add_epi32(a[2].lo, a[2].hi), _mm256_add_epi32(a[3].lo, a[3].hi));
+  const __m256i all = _mm256_hadd_epi32(ab, cd);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+LW_INLINE __m256 widen_bf16(__m128i a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16)); }
+LW_INLINE F32 load_bf16(const std::uint16_t* p) {
+  const __m256i v = load_si256(p);
+  return {widen_bf16(_mm256_castsi256_si128(v)), widen_bf16(_mm256_extracti128_si256(v, 1))};
+}
+#if LW_ISA_ID == LW_ISA_ID_avx2vnni
+inline constexpr std::int32_t kCodeBias = 128;
+LW_INLINE __m256i dot4(__m256i acc, __m256i codes, __m256i q) {
+  return _mm256_dpbusd_avx_epi32(acc, _mm256_xor_si256(codes, _mm256_set1_epi8(-128)), q);
+}
+#else
+inline constexpr std::int32_t kCodeBias = 0;
+LW_INLINE __m256i dot4(__m256i acc, __m256i codes, __m256i q) {
+  // |code| <= 128 unsigned times q with the code's sign: two products of at most 128 * 127 fit 16 bits.
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(q, codes));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+#endif
+LW_INLINE __m256i dot_nibbles4(__m256i acc, __m256i codes, __m256i q_low, __m256i q_high) {
+  const __m256i mask = _mm256_set1_epi8(0x0F);
+  const __m256i low = _mm256_and_si256(codes, mask);
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask);
+#if LW_ISA_ID == LW_ISA_ID_avx2vnni
+  return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(acc, low, q_low), high, q_high);
+#else
+  // Four products of at most 15 * 127 fit 16 bits.
+  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, q_low), _mm256_maddubs_epi16(high, q_high));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
+}
+LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  return {dot_nibbles4(acc.lo, load_si256(codes), load_si256(q), load_si256(q + 64)),
+          dot_nibbles4(acc.hi, load_si256(codes + 32), load_si256(q + 32), load_si256(q + 96))};
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
+  const __m256i v = _mm256_set1_epi32(q);
+  return {dot4(acc.lo, load_si256(codes), v), dot4(acc.hi, load_si256(codes + 32), v)};
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  return {dot4(acc.lo, load_si256(codes), load_si256(q)), dot4(acc.hi, load_si256(codes + 32), load_si256(q + 32))};
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) { return {load_si256(p), load_si256(p + 4)}; }

@@ -1,4 +1,5 @@
-// The vocabulary in AVX-512 (F, BW, DQ, VL): a logical vector is one zmm; masks live in k registers.
+// The vocabulary in AVX-512 (F, BW, DQ, VL; VNNI if this is avx512vnni or amx): a logical vector is one zmm; masks live
+// in k registers.
 #pragma once
 
 #include <immintrin.h>
@@ -60,6 +61,55 @@ LW_INLINE I32 load_i32(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; 
 LW_INLINE void store(std::int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
 LW_INLINE I32 set_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
 LW_INLINE I32 select(Mask m, I32 a, I32 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
+
+LW_INLINE I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+LW_INLINE F32 to_f32(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+LW_INLINE void sum4(const I32* a, std::int32_t* out) {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0].v, a[1].v), _mm512_unpackhi_epi32(a[0].v, a[1].v));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2].v, a[3].v), _mm512_unpackhi_epi32(a[2].v, a[3].v));
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+LW_INLINE F32 load_bf16(const std::uint16_t* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+#if LW_ISA_ID == LW_ISA_ID_avx512vnni || LW_ISA_ID == LW_ISA_ID_amx
+inline constexpr std::int32_t kCodeBias = 128;
+LW_INLINE I32 dot4(I32 acc, __m512i codes, __m512i q) {
+  return {_mm512_dpbusd_epi32(acc.v, _mm512_xor_si512(codes, _mm512_set1_epi8(-128)), q)};
+}
+#else
+inline constexpr std::int32_t kCodeBias = 0;
+LW_INLINE I32 dot4(I32 acc, __m512i codes, __m512i q) {
+  // |code| <= 128 unsigned times q with the code's sign: two products of at most 128 * 127 fit 16 bits.
+  const __m512i signed_q = _mm512_mask_sub_epi8(q, _mm512_movepi8_mask(codes), _mm512_setzero_si512(), q);
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(codes), signed_q);
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}
+#endif
+LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  const __m512i v = _mm512_loadu_si512(codes);
+  const __m512i mask = _mm512_set1_epi8(0x0F);
+  const __m512i low = _mm512_and_si512(v, mask);
+  const __m512i high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+#if LW_ISA_ID == LW_ISA_ID_avx512vnni || LW_ISA_ID == LW_ISA_ID_amx
+  return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(acc.v, low, _mm512_loadu_si512(q)), high, _mm512_loadu_si512(q + 64))};
+#else
+  // Four products of at most 15 * 127 fit 16 bits.
+  const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(low, _mm512_loadu_si512(q)),
+                                         _mm512_maddubs_epi16(high, _mm512_loadu_si512(q + 64)));
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
+  return dot4(acc, _mm512_loadu_si512(codes), _mm512_set1_epi32(q));
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  return dot4(acc, _mm512_loadu_si512(codes), _mm512_loadu_si512(q));
+}
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) { return {_mm512_loadu_si512(p)}; }
 LW_INLINE void store(std::uint64_t* p, U64 a) { _mm512_storeu_si512(p, a.v); }

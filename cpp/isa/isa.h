@@ -7,7 +7,14 @@
 //     greater(a, b) -> Mask, bits(mask) -> 16 bits
 //     hadamard(v) [the butterfly stages 1, 2, 4 and 8 inside the vector]
 //     sum(v) [lanes folded 16 -> 8 -> 4 -> 2 -> 1, upper half added to lower half]
-//   I32   the 16 int32 beside an F32: load_i32 store set_i32 select
+//   I32   the 16 int32 beside an F32: load_i32 store set_i32 select add, to_f32, sum4(v, out) [all lanes of each of
+//   four]
+//     dot4(acc, codes, q) [lane l of acc plus the product of codes 4l to 4l + 3 with four codes of q, at an address of
+//     64 codes or packed in an int32 for all lanes; q in [-127, 127]. An ISA that multiplies unsigned codes adds
+//     kCodeBias to them: the caller takes kCodeBias * (sum of q) off again]
+//     dot_nibbles4(acc, codes, q) [the same for the low four bits of 64 bytes with 64 codes of q and the high four with
+//     the 64 behind them, unsigned and without a bias]
+//     load_bf16(p) -> F32 of 16 bfloat16
 //   U64   a logical vector of 8 uint64: load_u64 store set_u64 add bit_xor rotl<R>
 //   kTilePoints x kTilePanels   the register tile of the assign kernel
 #pragma once
@@ -18,6 +25,10 @@
 #define LW_ISA_ID_avx2 2
 #define LW_ISA_ID_avx512 3
 #define LW_ISA_ID_neon 4
+#define LW_ISA_ID_avx2vnni 5
+#define LW_ISA_ID_avx512vnni 6
+#define LW_ISA_ID_neondot 7
+#define LW_ISA_ID_amx 8
 #define LW_PASTE_RAW(a, b) a##b
 #define LW_PASTE(a, b) LW_PASTE_RAW(a, b)
 #define LW_ISA_ID LW_PASTE(LW_ISA_ID_, LW_ISA)
@@ -30,14 +41,29 @@
 #define LW_PREFETCH(address) __builtin_prefetch(address)
 #endif
 
+namespace lw::LW_ISA {
+namespace {
+
+// Candidates in a group's mask.
+LW_INLINE std::uint64_t count(std::uint16_t mask) {
+  std::uint32_t m = mask;
+  m -= m >> 1 & 0x5555;
+  m = (m & 0x3333) + (m >> 2 & 0x3333);
+  m = (m + (m >> 4)) & 0x0F0F;
+  return (m + (m >> 8)) & 0x1F;
+}
+
+}  // namespace
+}  // namespace lw::LW_ISA
+
 #if LW_ISA_ID == 1
 #include "scalar.h"
-#elif LW_ISA_ID == 2
+#elif LW_ISA_ID == 2 || LW_ISA_ID == 5
 #include "avx2.h"
-#elif LW_ISA_ID == 3
+#elif LW_ISA_ID == 3 || LW_ISA_ID == 6 || LW_ISA_ID == 8
 #include "avx512.h"
-#elif LW_ISA_ID == 4
+#elif LW_ISA_ID == 4 || LW_ISA_ID == 7
 #include "neon.h"
 #else
-#error "LW_ISA must be scalar, avx2, avx512 or neon"
+#error "LW_ISA must be scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon or neondot"
 #endif

@@ -1,4 +1,5 @@
-// The vocabulary in NEON (AArch64): a logical vector is four q registers, the lower lanes first.
+// The vocabulary in NEON (AArch64; with the dot product of Armv8.2 if this is neondot): a logical vector is four q
+// registers, the lower lanes first.
 #pragma once
 
 #include <arm_neon.h>
@@ -100,6 +101,54 @@ LW_INLINE I32 set_i32(std::int32_t x) {
 LW_INLINE I32 select(Mask m, I32 a, I32 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vbslq_s32(m.v[i], a.v[i], b.v[i]);
   return a;
+}
+
+LW_INLINE I32 add(I32 a, I32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE F32 to_f32(I32 a) {
+  F32 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vcvtq_f32_s32(a.v[i]);
+  return r;
+}
+LW_INLINE void sum4(const I32* a, std::int32_t* out) {
+  for (int i = 0; i < 4; ++i) {
+    out[i] = vaddvq_s32(vaddq_s32(vaddq_s32(a[i].v[0], a[i].v[1]), vaddq_s32(a[i].v[2], a[i].v[3])));
+  }
+}
+LW_INLINE F32 load_bf16(const std::uint16_t* p) {
+  F32 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+  return r;
+}
+inline constexpr std::int32_t kCodeBias = 0;
+#if LW_ISA_ID == LW_ISA_ID_neondot
+LW_INLINE int32x4_t dot4(int32x4_t acc, int8x16_t codes, int8x16_t q) { return vdotq_s32(acc, codes, q); }
+#else
+LW_INLINE int32x4_t dot4(int32x4_t acc, int8x16_t codes, int8x16_t q) {
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(codes), vget_low_s8(q)));
+  const int32x4_t high = vpaddlq_s16(vmull_high_s8(codes, q));
+  return vaddq_s32(acc, vpaddq_s32(low, high));
+}
+#endif
+LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t v = vreinterpretq_u8_s8(vld1q_s8(codes + 16 * i));
+    const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(0x0F)));
+    const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(v, 4));
+    acc.v[i] = dot4(dot4(acc.v[i], low, vld1q_s8(q + 16 * i)), high, vld1q_s8(q + 64 + 16 * i));
+  }
+  return acc;
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
+  const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(q));
+  for (int i = 0; i < 4; ++i) acc.v[i] = dot4(acc.v[i], vld1q_s8(codes + 16 * i), v);
+  return acc;
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  for (int i = 0; i < 4; ++i) acc.v[i] = dot4(acc.v[i], vld1q_s8(codes + 16 * i), vld1q_s8(q + 16 * i));
+  return acc;
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) {

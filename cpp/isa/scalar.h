@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include <cstring>
+
 namespace lw::LW_ISA {
 namespace {
 
@@ -108,6 +110,49 @@ LW_INLINE I32 select(const Mask& m, const I32& a, const I32& b) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = (m.v >> i & 1) != 0 ? a.v[i] : b.v[i];
   return r;
+}
+
+LW_INLINE I32 add(const I32& a, const I32& b) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] + b.v[i];
+  return r;
+}
+LW_INLINE F32 to_f32(const I32& a) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(a.v[i]);
+  return r;
+}
+LW_INLINE void sum4(const I32* a, std::int32_t* out) {
+  for (int i = 0; i < 4; ++i) {
+    out[i] = 0;
+    for (int l = 0; l < 16; ++l) out[i] += a[i].v[l];
+  }
+}
+LW_INLINE F32 load_bf16(const std::uint16_t* p) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) {
+    const std::uint32_t word = static_cast<std::uint32_t>(p[i]) << 16;
+    std::memcpy(&r.v[i], &word, sizeof(word));
+  }
+  return r;
+}
+inline constexpr std::int32_t kCodeBias = 0;
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  for (int i = 0; i < 64; ++i) acc.v[i / 4] += codes[i] * q[i];
+  return acc;
+}
+LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  for (int i = 0; i < 64; ++i) {
+    const int byte = static_cast<std::uint8_t>(codes[i]);
+    acc.v[i / 4] += (byte & 15) * q[i] + (byte >> 4) * q[64 + i];
+  }
+  return acc;
+}
+LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
+  std::int8_t four[4];
+  std::memcpy(four, &q, sizeof(q));
+  for (int i = 0; i < 64; ++i) acc.v[i / 4] += codes[i] * four[i % 4];
+  return acc;
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) {

@@ -8,19 +8,20 @@ Where to find what
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
 `datasets`        vectors from files
+`io`              the file format of saved indexes
 `oracle`          every answer once more, in plain NumPy
 `kernels`         which instruction sets run
 """
 
 from importlib.metadata import version as _version
 
-from lanewise import datasets, kernels, lanes, oracle
+from lanewise import datasets, io, kernels, lanes, oracle
 from lanewise.cluster import KMeans
 from lanewise.flat import Flat
 from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
 from lanewise.lanes import LaneSearch, merge
-from lanewise.result import SearchResult
+from lanewise.result import RangeResult, SearchResult
 from lanewise.rotation import RandomRotation
 
 __version__ = _version("lanewise")
@@ -32,8 +33,10 @@ __all__ = [
     "KMeans",
     "LaneSearch",
     "RandomRotation",
+    "RangeResult",
     "SearchResult",
     "datasets",
+    "io",
     "kernels",
     "lanes",
     "merge",

@@ -2,6 +2,9 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
+_I8 = npt.NDArray[np.int8]
+_U16 = npt.NDArray[np.uint16]
+_U32 = npt.NDArray[np.uint32]
 _F32 = npt.NDArray[np.float32]
 _F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
@@ -28,6 +31,31 @@ class Kernels:
     ) -> int: ...
     def l2_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
     def dot_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
+    def l2_rows_within(
+        self, query: _F32, rows: _F32, ids: _I64, bound: float, out: _F32
+    ) -> None: ...
+    def project(self, x: _F32, panels: _F32, out: _F32) -> None: ...
+    def screen_codes(
+        self,
+        codes: _I8,
+        base: _F32,
+        residuals: _U16,
+        tails: _U16,
+        ends: _U32,
+        queries: _I8,
+        sums: _I32,
+        tail_weights: _F32,
+        residual_weights: _F32,
+        scales: _F32,
+        limits: _F32,
+        alive: _U16,
+        estimates: _F32,
+        quads_read: _U64,
+        tile: bool,
+    ) -> None: ...
+    def dot_codes(
+        self, query: _I8, rows: _I8, positions: _U32, out: _I32, nibbles: bool = False
+    ) -> None: ...
     def assign(
         self,
         points: _F32,
@@ -56,30 +84,95 @@ class Store:
         metric: str,
         list_begin: _I64,
         list_size: _I64,
-        ids: _I64,
-        norms: _F32,
-        blocks: _F32,
+        row_of: _I64 | None,
+        labels: _I64 | None,
         rows: _F32,
-        center: _F32,
         max_norm: float,
-        max_centered_norm: float,
         first_position: int = 0,
     ) -> None: ...
-    def scan(
-        self,
-        kernels: Kernels,
-        rotation: Rotation,
-        queries: _F32,
-        probes: _I64 | None,
-        k: int,
-        eps0: float,
-        delta: int,
-        distances: _F32,
-        ids: _I64,
-        stats: _U64,
-        n_threads: int,
+
+@disjoint_base
+class Blocks:
+    def __init__(
+        self, rotation: Rotation, center: _F32, norms: _F32, data: _F32, max_centered_norm: float
     ) -> None: ...
 
+@disjoint_base
+class CodePlan:
+    def __init__(
+        self,
+        n_front: int,
+        n_front_steps: int,
+        ends: _U32,
+        center: _F32,
+        panels: _F32 | None,
+        distortion: float,
+        scales: _F32,
+        front_length: float,
+        body_length: float,
+        residual: float,
+        neighbors: _F64,
+        body_bits: int = 8,
+    ) -> None: ...
+    @property
+    def body_stride(self) -> int: ...
+    @property
+    def n_tails(self) -> int: ...
+    def project(self, kernels: Kernels, x: _F32, y: _F32, n_threads: int) -> None: ...
+
+@disjoint_base
+class Codes:
+    def __init__(
+        self, plan: CodePlan, front: _I8, body: _I8, base: _F32, residuals: _U16, tails: _U16
+    ) -> None: ...
+    def fill(
+        self, kernels: Kernels, store: Store, first: int, last: int, n_threads: int
+    ) -> None: ...
+
+@disjoint_base
+class Within:
+    def sizes(self, out: _I64) -> None: ...
+    def copy(self, distances: _F32, ids: _I64) -> None: ...
+
+def scan(
+    kernels: Kernels,
+    store: Store,
+    planes: Blocks | Codes,
+    queries: _F32,
+    probes: _I64 | None,
+    allowed: _U64 | None,
+    k: int,
+    eps0: float,
+    delta: int,
+    distances: _F32,
+    ids: _I64,
+    stats: _U64,
+    n_threads: int,
+) -> None: ...
+def scan_within(
+    kernels: Kernels,
+    store: Store,
+    planes: Blocks | Codes,
+    queries: _F32,
+    probes: _I64 | None,
+    allowed: _U64 | None,
+    radius: float,
+    eps0: float,
+    delta: int,
+    stats: _U64,
+    n_threads: int,
+) -> Within: ...
+def rescore(
+    kernels: Kernels,
+    store: Store,
+    queries: _F32,
+    rows: _I64,
+    k: int,
+    distances: _F32,
+    ids: _I64,
+    stats: _U64,
+    n_threads: int,
+) -> None: ...
 def kernel_names() -> list[tuple[str, bool]]: ...
 def kernels_by_name(name: str) -> Kernels: ...
 def score_lists(
@@ -98,12 +191,10 @@ def fill_blocks(
     kernels: Kernels,
     rotation: Rotation,
     center: _F32,
-    rows: _F32,
-    list_begin: _I64,
-    ids: _I64,
+    store: Store,
     first_position: int,
     norms: _F32 | None,
-    blocks: _F32,
+    data: _F32,
     n_threads: int,
 ) -> float: ...
 def assign(

@@ -33,6 +33,8 @@ class IVF:
     n_probe : int, default 8
         Cells that a search probes if it does not say.
     train_iterations : int, default 20
+    storage, rotation
+        As for `Flat`.
     seed : int, default 0
         Of the rotation and of the k-means start.
     kernels : str or Kernels, optional
@@ -60,11 +62,13 @@ class IVF:
         *,
         n_probe: int = 8,
         train_iterations: int = 20,
+        storage: str = "auto",
+        rotation: str | None = "auto",
         seed: int = 0,
         kernels: str | Kernels | None = None,
         n_threads: int | None = None,
     ) -> None:
-        self._rows = Rows(dim, metric, seed, kernels, n_threads)
+        self._rows = Rows(dim, metric, storage, rotation, seed, kernels, n_threads)
         self.n_lists = check_int(n_lists, "n_lists", low=1, high=2**31 - 16)
         self.n_probe = check_int(n_probe, "n_probe", low=1)
         self.train_iterations = check_int(train_iterations, "train_iterations", low=1)
@@ -144,6 +148,7 @@ class IVF:
         k: int = 10,
         *,
         n_probe: int | None = None,
+        filter: Any = None,
         eps0: float = math.inf,
         delta: int = 32,
         n_threads: int | None = None,
@@ -156,7 +161,7 @@ class IVF:
         k : int, default 10
         n_probe : int, optional
             Cells to probe; all of them give the exact answer.
-        eps0, delta
+        filter, eps0, delta
             As for `Flat.search`.
         n_threads : int, optional
 
@@ -176,13 +181,21 @@ class IVF:
         probes = coarse.search(
             Q, min(n_probe, self.n_lists), n_threads=self._rows.threads(n_threads)
         ).ids
-        return self._rows.search(Q, k, probes=probes, eps0=eps0, delta=delta, n_threads=n_threads)
+        return self._rows.search(
+            Q, k, probes=probes, filter=filter, eps0=eps0, delta=delta, n_threads=n_threads
+        )
 
     def score(
         self, queries: Any, ids: Any, *, n_threads: int | None = None
     ) -> npt.NDArray[np.float32]:
         """Score named rows exactly, as `Flat.score` does."""
         return self._rows.score(queries, ids, n_threads)
+
+    def rescore(
+        self, queries: Any, ids: Any, k: int = 10, *, n_threads: int | None = None
+    ) -> SearchResult:
+        """Find the k nearest among named rows, as `Flat.rescore` does."""
+        return self._rows.rescore(queries, ids, k, n_threads)
 
     def pool(
         self,
@@ -221,7 +234,7 @@ class IVF:
     @property
     def list_sizes(self) -> npt.NDArray[np.int64]:
         """Rows in each cell, shape (n_lists,)."""
-        sizes = self._rows.snapshot.list_size
+        sizes = self._rows.snapshot.state.list_size
         return sizes.copy() if len(self) > 0 else np.zeros(self.n_lists, dtype=np.int64)
 
     @property
@@ -230,7 +243,7 @@ class IVF:
         return self._rows.nbytes
 
     def __len__(self) -> int:
-        return self._rows.snapshot.n
+        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"IVF(dim={self.dim}, n_lists={self.n_lists}, metric={self.metric!r}, n={len(self)})"

@@ -41,7 +41,8 @@ def get(name: str | Kernels | None = None) -> Kernels:
     Parameters
     ----------
     name : str or Kernels, optional
-        ``"avx512"``, ``"avx2"``, ``"neon"`` or ``"scalar"``; a kernel set is returned as it is.
+        One of `built`, such as ``"avx512vnni"``, ``"neon"`` or ``"scalar"``; a kernel set is
+        returned as it is.
         By default the environment variable ``LANEWISE_ISA`` decides, and without it the best
         set that can run.
 

@@ -25,9 +25,13 @@ __all__ = [
     "all_finite",
     "assign",
     "assign_points",
+    "bfloat16",
     "chain_error",
     "cluster_sums",
+    "distortion",
+    "dot_codes",
     "dot_rows",
+    "fused",
     "fwht",
     "fwht_error",
     "gamma",
@@ -39,18 +43,24 @@ __all__ = [
     "mway_jaccard",
     "pairwise_jaccard",
     "plan",
+    "product_bounds",
+    "project",
+    "project_error",
     "prune",
     "recall",
     "rotate",
     "rotation_error",
     "rotation_matrix",
     "row_error",
+    "screen_codes",
     "search",
     "share_below",
     "threefry",
+    "within",
 ]
 
 Doubles = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 Longs = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
@@ -61,6 +71,7 @@ UNDERFLOW = 2.0**-150
 """Largest absolute error of one float32 operation whose result is subnormal."""
 
 _LANES = 16
+_CHAIN = 64
 _DENSE = 32
 _WORD = 2**64 - 1
 
@@ -259,6 +270,192 @@ def dot_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> D
     """
     chosen = np.asarray(rows, np.float64)[np.asarray(ids, np.int64)]
     return np.asarray(chosen @ np.asarray(query, np.float64), np.float64)
+
+
+def project(x: npt.ArrayLike, axes: npt.ArrayLike) -> Doubles:
+    """Return the coordinates of vectors on given axes.
+
+    Parameters
+    ----------
+    x : array-like of float, shape (n, dim)
+    axes : array-like of float, shape (n_axes, dim)
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_axes)
+
+    Examples
+    --------
+    >>> project([[1, 2]], [[1, 1], [1, -1], [0, 3]]).tolist()
+    [[3.0, -1.0, 6.0]]
+    """
+    return np.asarray(np.asarray(x, np.float64) @ np.asarray(axes, np.float64).T, np.float64)
+
+
+def bfloat16(words: npt.ArrayLike) -> Doubles:
+    """Return the numbers that bfloat16 words stand for: the upper halves of float32 words.
+
+    Parameters
+    ----------
+    words : array-like of uint16
+
+    Returns
+    -------
+    ndarray of float64, shape of `words`
+
+    Examples
+    --------
+    >>> bfloat16([0x3F80, 0x4049, 0x7F80]).tolist()
+    [1.0, 3.140625, inf]
+    """
+    wide = np.asarray(words, np.uint16).astype(np.uint32) << np.uint32(16)
+    return wide.view(np.float32).astype(np.float64)
+
+
+def fused(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> Floats:
+    """Return the fused multiply-add ``a * b + c`` of float32, rounded once.
+
+    Parameters
+    ----------
+    a, b, c : array-like of float32, broadcast against each other
+
+    Returns
+    -------
+    ndarray of float32
+
+    Notes
+    -----
+    The product of two float32 is exact in float64. Their sum is rounded to odd there: if it is
+    not exact and its last bit is 0, it is moved to its neighbour on the side of the error. What
+    is then rounded to float32 is rounded as if the sum had been exact, because float64 has more
+    than two bits to spare.
+
+    References
+    ----------
+    S. Boldo and G. Melquiond, "Emulation of a FMA and correctly rounded sums" (2008), theorem 1;
+    O. Moller, "Quasi double-precision in floating point addition" (1965), for the error of a sum.
+
+    Examples
+    --------
+    >>> float(fused(1 + 2.0**-12, 1 + 2.0**-12, -1)) == 2.0**-11 + 2.0**-24
+    True
+    """
+    singles = (np.asarray(v, np.float32).astype(np.float64) for v in (a, b, c))
+    first, second, third = np.broadcast_arrays(*singles)
+    product = first * second
+    total = np.asarray(product + third)
+    with np.errstate(invalid="ignore", over="ignore"):  # beyond float32 all is infinite anyway
+        back = total - product
+        error = (product - (total - back)) + (third - back)
+        even = np.asarray(total.view(np.int64) & 1 == 0)
+        odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        exact = even & np.isfinite(total) & (error != 0)
+        return np.asarray(np.where(exact, odd, total)).astype(np.float32)
+
+
+def screen_codes(
+    codes: npt.ArrayLike,
+    base: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    tails: npt.ArrayLike,
+    ends: npt.ArrayLike,
+    query: npt.ArrayLike,
+    tail_weights: npt.ArrayLike,
+    residual_weight: float,
+    scale: float,
+    limit: float,
+    alive: npt.ArrayLike,
+) -> tuple[npt.NDArray[np.uint16], Floats, int]:
+    """Return who survives the steps of a screening of byte codes, the estimates, and the work.
+
+    Parameters
+    ----------
+    codes : array-like of int8, shape (n_groups, n_quads, 16, 4)
+        Code ``4 j + i`` of member l of group g is ``codes[g, j, l, i]``.
+    base : array-like of float32, shape (16 * n_groups,)
+    residuals : array-like of uint16, shape (16 * n_groups,)
+        bfloat16, as `tails`.
+    tails : array-like of uint16, shape (n_steps, 16 * n_groups)
+    ends : array-like of int, shape (n_steps,)
+        Quads after which candidates are dropped.
+    query : array-like of int8, shape (4 * n_quads,)
+    tail_weights : array-like of float32, shape (n_steps,)
+    residual_weight, scale, limit : float
+        float32.
+    alive : array-like of uint16, shape (n_groups,)
+        Bit l of word g is set if member l of group g is still in the race.
+
+    Returns
+    -------
+    alive : ndarray of uint16, shape (n_groups,)
+        Those whose lower bound is below the limit after every step.
+    estimates : ndarray of float32, shape (16 * n_groups,)
+        Of the last step.
+    quads_read : int
+        Quads of candidates behind the first step, which all of them read.
+
+    Notes
+    -----
+    The integer products are exact, and each of the three operations on floats is `fused`, so that
+    a kernel must give these bits.
+
+    Examples
+    --------
+    >>> codes = np.zeros((1, 1, 16, 4), np.int8)
+    >>> codes[0, 0, 1] = 2
+    >>> none, ends = np.zeros(16, np.uint16), [1]
+    >>> alive, estimates, quads_read = screen_codes(
+    ...     codes, np.ones(16), none, [none], ends, [1, 1, 1, 1], [1], 1, 0.5, 0, [0b11]
+    ... )
+    >>> alive.tolist(), estimates[:2].tolist(), quads_read
+    ([2], [1.0, -3.0], 0)
+    """
+    groups = np.asarray(codes, np.int64)
+    n_groups, n_quads = groups.shape[:2]
+    rows = groups.transpose(0, 2, 1, 3).reshape(n_groups * _LANES, 4 * n_quads)
+    target = np.asarray(query, np.int64)
+    lane = np.uint16(1) << np.arange(_LANES, dtype=np.uint16)
+    survivors = (np.asarray(alive, np.uint16)[:, None] & lane).ravel() > 0
+    estimates = np.zeros(n_groups * _LANES, np.float32)
+    steps = zip(
+        np.asarray(ends, np.int64).tolist(),
+        np.asarray(tail_weights, np.float32),
+        np.asarray(tails, np.uint16),
+        strict=True,
+    )
+    begin = quads_read = 0
+    for end, tail_weight, tail in steps:
+        quads_read += int(survivors.sum()) * (end - begin if begin > 0 else 0)
+        begin = end
+        products = rows[:, : 4 * end] @ target[: 4 * end]
+        estimates = fused(-np.float32(scale), products.astype(np.float32), base)
+        coded = fused(-np.float32(residual_weight), bfloat16(residuals), estimates)
+        lower = fused(-tail_weight, bfloat16(tail), coded)
+        survivors &= lower < np.float32(limit)
+    words = (survivors.reshape(n_groups, _LANES) * lane).sum(axis=1)
+    return words.astype(np.uint16), estimates, quads_read
+
+
+def dot_codes(query: npt.ArrayLike, rows: npt.ArrayLike, positions: npt.ArrayLike) -> Longs:
+    """Return the products of the codes of named rows with those of a query.
+
+    Parameters
+    ----------
+    query : array-like of int8, shape (n,)
+    rows : array-like of int8, shape (n_rows, n)
+    positions : array-like of int, shape (m,)
+
+    Returns
+    -------
+    ndarray of int64, shape (m,)
+
+    Examples
+    --------
+    >>> dot_codes([1, -2], [[3, 4], [-128, 127]], [1, 0]).tolist()
+    [-382, -5]
+    """
+    chosen = np.asarray(rows, np.int64)[np.asarray(positions, np.int64)]
+    return np.asarray(chosen @ np.asarray(query, np.int64), np.int64)
 
 
 def assign(
@@ -480,6 +677,88 @@ def _unit(vectors: Doubles) -> Doubles:
     lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
     unit: Doubles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return unit
+
+
+def within(
+    X: npt.ArrayLike, Q: npt.ArrayLike, radius: float, metric: str
+) -> tuple[Longs, Doubles, Longs]:
+    """Return all rows no farther than a radius from every query.
+
+    Parameters
+    ----------
+    X, Q, metric
+        As for `search`.
+    radius : float
+
+    Returns
+    -------
+    limits : ndarray of int64, shape (n_queries + 1,)
+        The rows of query q are those from ``limits[q]`` up to ``limits[q + 1]``.
+    distances : ndarray of float64, shape (limits[-1],)
+        Nearest first for each query, equal ones in the order of their ids.
+    ids : ndarray of int64, shape (limits[-1],)
+
+    Examples
+    --------
+    >>> limits, distances, ids = within([[0], [3], [1]], [[0], [9]], 4.0, "l2")
+    >>> limits.tolist(), distances.tolist(), ids.tolist()
+    ([0, 2, 2], [0.0, 1.0], [0, 2])
+    """
+    distances, ids = search(X, Q, len(np.asarray(X)), metric)
+    near = distances <= radius
+    limits = np.concatenate(([0], np.cumsum(near.sum(axis=1))))
+    return limits.astype(np.int64), distances[near], ids[near]
+
+
+def product_bounds(
+    codes: npt.ArrayLike,
+    scales: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    tails: npt.ArrayLike,
+    z: npt.ArrayLike,
+    length: float,
+) -> tuple[Doubles, Doubles]:
+    """Bound the products of a query with rows of which some codes are known.
+
+    Parameters
+    ----------
+    codes : array-like of int, shape (n, end)
+        Of the first dimensions of every row.
+    scales : array-like of float, shape (dim,)
+        What a code of one stands for in each dimension.
+    residuals : array-like of float, shape (n,)
+        Not less than the length of what codes of all dimensions leave of a row, plus whatever
+        else may be off, relative to the query's length.
+    tails : array-like of float, shape (n,)
+        Not less than the lengths of the rows behind their first `end` dimensions.
+    z : array-like of float, shape (dim,)
+        The query.
+    length : float
+        Not less than that of `z`.
+
+    Returns
+    -------
+    lower, upper : ndarray of float64, shape (n,)
+
+    Notes
+    -----
+    Let y be a row, s its coded part, r = y - s. In the dimensions read so far (h) and the others
+    (t), <z, y> = <z_h, s_h> + <z_h, r_h> + <z_t, y_t>, and the last two are at most |z| |r| and
+    |z_t| |y_t| in absolute value, by Cauchy and Schwarz.
+
+    Examples
+    --------
+    >>> lower, upper = product_bounds([[2]], [0.5, 1], [0.25], [3], [4, 0.5], 5)
+    >>> lower.tolist(), upper.tolist()
+    ([1.25], [6.75])
+    """
+    known = np.asarray(codes, np.float64)
+    query = np.asarray(z, np.float64)
+    end = known.shape[1]
+    products = known @ (np.asarray(scales, np.float64)[:end] * query[:end])
+    rest = math.sqrt(float((query[end:] ** 2).sum()))
+    width = length * np.asarray(residuals, np.float64) + rest * np.asarray(tails, np.float64)
+    return products - width, products + width
 
 
 def adsampling(
@@ -1081,6 +1360,71 @@ def row_error(dim: int, magnitude: npt.ArrayLike, metric: str) -> Doubles:
     depth = -(-dim // _LANES) + 4 + (2 if metric == "l2" else 0)
     relative = gamma(depth) * np.asarray(magnitude, np.float64)
     return np.asarray(relative + 2 * (dim + _LANES) * UNDERFLOW, np.float64)
+
+
+def project_error(dim: int, magnitude: npt.ArrayLike) -> Doubles:
+    """Bound the error of each coordinate on given axes.
+
+    Parameters
+    ----------
+    dim : int
+    magnitude : array-like of float
+        ``sum |axis_d x_d|``.
+
+    Returns
+    -------
+    ndarray of float64, shape of `magnitude`
+
+    Notes
+    -----
+    A chain of fused multiply-adds over 64 dimensions, then one addition for each further chain:
+    every term passes at most ``min(dim, 64) + ceil(dim / 64) - 1`` roundings. A sum of floats
+    never underflows, so only the chains add absolute errors.
+
+    Examples
+    --------
+    >>> bool(project_error(960, 1.0) < 80 * 2**-24)
+    True
+    """
+    roundings = min(dim, _CHAIN) + -(-dim // _CHAIN) - 1
+    relative = gamma(roundings) * np.asarray(magnitude, np.float64)
+    return np.asarray(relative + 2 * dim * UNDERFLOW, np.float64)
+
+
+def distortion(axes: npt.ArrayLike) -> float:
+    """Bound how far axes that are not quite orthonormal, and rounding, distort products.
+
+    Parameters
+    ----------
+    axes : array-like of float32, shape (dim, dim)
+
+    Returns
+    -------
+    float
+        For any a and b whose differences from a centre are rounded to float32 and then projected,
+        the product of the results is off by at most this times ``|a| |b|``, unless something
+        underflows.
+
+    Notes
+    -----
+    Rounding moves a by at most ``u |a|``. The axes M multiply products by ``M^T M``, whose
+    distance from the identity is at most its Frobenius norm F, the same for ``M M^T``, and lengths
+    by at most ``sqrt(1 + F)``. By `project_error`, projecting moves a by no more than
+    ``g |M| |a|``, of length at most ``g sqrt(dim (1 + F)) |a|``, because the Frobenius norm of M
+    is the square root of the trace of ``M M^T``.
+
+    Examples
+    --------
+    >>> 0 < distortion(np.eye(4)) < 20 * 2**-24
+    True
+    """
+    matrix = np.asarray(axes, np.float32).astype(np.float64)
+    dim = len(matrix)
+    defect = float(np.linalg.norm(matrix @ matrix.T - np.eye(dim)))
+    stretch = math.sqrt(1.0 + defect)
+    moved = float(project_error(dim, 1.0)) * math.sqrt(dim) * stretch
+    rounded = (1.0 + UNIT) ** 2
+    return rounded * (defect + 2.0 * moved * stretch + moved**2) + rounded - 1.0
 
 
 def fwht_error(log2_dim: int, magnitude: npt.ArrayLike) -> Doubles:

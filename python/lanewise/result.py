@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SearchResult"]
+__all__ = ["RangeResult", "SearchResult"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,3 +46,41 @@ class SearchResult:
 
     def __getitem__(self, index: int) -> npt.NDArray[Any]:
         return (self.distances, self.ids)[index]
+
+
+@dataclass(frozen=True, eq=False)
+class RangeResult:
+    """All neighbours of some queries within a radius; unpacks to ``(limits, distances, ids)``.
+
+    Attributes
+    ----------
+    limits : ndarray of int64, shape (n_queries + 1,)
+        The neighbours of query q are those from ``limits[q]`` up to ``limits[q + 1]``.
+    distances : ndarray of float32, shape (limits[-1],)
+        Nearest first for each query.
+    ids : ndarray of int64, shape (limits[-1],)
+    stats : dict
+        As in `SearchResult`.
+
+    Examples
+    --------
+    >>> import lanewise as lw
+    >>> index = lw.Flat(1).add([[0.0], [1.0], [5.0]])
+    >>> limits, distances, ids = index.range_search([[0.0], [9.0]], radius=16.0)
+    >>> limits.tolist(), distances.tolist(), ids.tolist()
+    ([0, 2, 3], [0.0, 1.0, 16.0], [0, 1, 2])
+    """
+
+    limits: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        return iter((self.limits, self.distances, self.ids))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> npt.NDArray[Any]:
+        return (self.limits, self.distances, self.ids)[index]

@@ -1,11 +1,11 @@
-"""Rows in memory, twice: as they came, to settle answers, and rotated in blocks, to scan."""
+"""Rows in memory: as they came, to settle answers, and once more in planes, to scan."""
 
 from __future__ import annotations
 
 import math
 import threading
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,24 @@ from lanewise.arrays import (
 )
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
-from lanewise.result import SearchResult
-from lanewise.rotation import RandomRotation
+from lanewise.planes import BlockPlanes, CodePlanes, Planes
+from lanewise.result import RangeResult, SearchResult
 from lanewise.threads import resolve_threads
 
 __all__ = ["Rows"]
 
 _BLOCK = 64
 _LANES = 16
+_MAX_CODE_DIM = 65_536
+_MAX_PCA_DIM = 4_096
+# Rows that play queries to find out how likely bounds must be, and the neighbours of each.
+_TRIALS = 64
+_NEIGHBORS = 10
+_STATS = ("candidates", "dimensions", "settled")
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
 
 
 @dataclass(eq=False)
@@ -44,21 +51,27 @@ class State:
     """
 
     rows: Floats
-    ids: Ids
-    norms: Floats
-    blocks: Floats
-    center: Floats
+    planes: Planes
     list_begin: Ids
     list_size: Ids
-    labels: npt.NDArray[np.int32]  # list of each row; empty if there is but one list
+    row_of: Ids | None = None  # row at each position; None if there is but one list, in order
+    list_of: npt.NDArray[np.int32] | None = None  # list of each row
+    ids: Ids | None = None  # id of each row; None if it is the row number
+    allowed: Bits | None = None  # one bit a row, clear if it was removed; None if none was
     n: int = 0
-    n_centered: int = 0
+    n_removed: int = 0
+    n_fitted: int = 0
+    next_id: int = 0
     max_norm2: float = 0.0
-    max_centered_norm2: float = 0.0
 
     @property
     def positions(self) -> int:
         return int(self.list_begin[-1])
+
+    @property
+    def live(self) -> npt.NDArray[np.bool_] | None:
+        """Which rows were not removed; None for all."""
+        return None if self.allowed is None else _unpacked(self.allowed, self.n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,20 +79,24 @@ class Snapshot:
     """A state as searches see it: they hold on to it while rows are added."""
 
     state: State
-    n: int
     rows: Floats
-    list_size: Ids
-    native: _native.Store
+    store: _native.Store
+    planes: _native.Blocks | _native.Codes | None
+
+    @property
+    def n_live(self) -> int:
+        """Rows that can be found."""
+        return self.state.n - self.state.n_removed
 
 
 class Rows:
     """Vectors of one dimension and metric, in one list or in many.
 
-    What `Flat` and `IVF` have in common: validation, canonical rows, rotated blocks, the scan.
+    What `Flat` and `IVF` have in common: validation, canonical rows, planes, the scan.
 
     Parameters
     ----------
-    dim, metric, seed, kernels, n_threads
+    dim, metric, storage, rotation, seed, kernels, n_threads
         As for `lanewise.Flat`.
     """
 
@@ -87,6 +104,8 @@ class Rows:
         self,
         dim: int,
         metric: str,
+        storage: str,
+        rotation: str | None,
         seed: int,
         kernels: str | Kernels | None,
         n_threads: int | None,
@@ -96,20 +115,23 @@ class Rows:
         self.kernels = get(kernels)
         self.n_threads = n_threads
         resolve_threads(n_threads)
-        self.rotation = RandomRotation(self.dim, seed=seed, kernels=self.kernels)
-
+        self.seed = check_int(seed, "seed", low=0, high=2**64 - 1)
+        self.storage = _check_storage(storage, self.dim)
+        self.rotation = _check_rotation(rotation, self.storage, self.dim)
         self._lock = threading.Lock()
-        empty = State(
-            rows=np.empty((0, self.dim), dtype=np.float32),
-            ids=np.empty(0, dtype=np.int64),
-            norms=np.empty(0, dtype=np.float32),
-            blocks=np.empty(0, dtype=np.float32),
-            center=np.zeros(self.dim, dtype=np.float32),
-            list_begin=np.zeros(2, dtype=np.int64),
-            list_size=np.zeros(1, dtype=np.int64),
-            labels=np.empty(0, dtype=np.int32),
+        self._publish(
+            State(
+                rows=np.empty((0, self.dim), dtype=np.float32),
+                planes=self._no_planes(),
+                list_begin=np.zeros(2, dtype=np.int64),
+                list_size=np.zeros(1, dtype=np.int64),
+            )
         )
-        self._publish(empty, 0)
+
+    def _no_planes(self) -> Planes:
+        if self.storage == "f32":
+            return BlockPlanes(self.dim, self.seed, self.product)
+        return CodePlanes(self.dim, self.rotation, self.product, 4 if self.storage == "sq4" else 8)
 
     @property
     def product(self) -> bool:
@@ -118,9 +140,26 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays held: rows, blocks, norms and ids."""
+        """Bytes of the arrays held, in memory or mapped into it."""
+        return self.hot_bytes + self.snapshot.state.rows.nbytes
+
+    @property
+    def hot_bytes(self) -> int:
+        """Bytes that every search reads: all but the rows."""
         s = self.snapshot.state
-        return sum(array.nbytes for array in (s.rows, s.blocks, s.norms, s.ids))
+        small = (s.row_of, s.list_of, s.ids, s.allowed)
+        return s.planes.nbytes + sum(array.nbytes for array in small if array is not None)
+
+    def __len__(self) -> int:
+        return self.snapshot.n_live
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of the rows that can be found, in the order in which they were added."""
+        state = self.snapshot.state
+        live = state.live
+        ids = self._all_ids(state)
+        return ids.copy() if live is None else ids[live]
 
     def threads(self, n_threads: int | None) -> int:
         """Threads for one call: its own number, or this object's default."""
@@ -139,95 +178,182 @@ class Rows:
             return normalized(rows), 1.0
         return rows, check_lengths(rows, name)
 
-    def append(self, X: Any, n_threads: int | None) -> None:
+    def append(self, X: Any, ids: Any, n_threads: int | None) -> None:
         """Add rows at the end of the only list."""
         rows, largest = self.as_rows(X, "X")
+        wanted = None if ids is None else _as_new_ids(ids, len(rows))
         threads = self.threads(n_threads)
         if len(rows) == 0:
             return
         with self._lock:
             new = copy(self.snapshot.state)
+            self._add_ids(new, wanted, len(rows), threads)
             old = new.n
             new.n = old + len(rows)
             new.list_begin = np.array([0, -(-new.n // _BLOCK) * _BLOCK], dtype=np.int64)
             new.list_size = np.array([new.n], dtype=np.int64)
-            _reserve(new, old)
+            new.rows = _with_room(new.rows, old, new.n)
             new.rows[old : new.n] = rows
-            new.ids[old : new.n] = np.arange(old, new.n)
-            new.ids[new.n : new.positions] = -1
+            if new.allowed is not None:
+                live = np.ones(new.n, dtype=np.bool_)
+                live[:old] = _unpacked(new.allowed, old)
+                new.allowed = _packed(live)
             new.max_norm2 = max(new.max_norm2, largest)
-            first = old
-            if new.n >= 2 * new.n_centered:
-                # The centre follows the data while it doubles: the bound on the rotation's
-                # rounding stays tight, and adding row by row costs a constant factor.
-                new.blocks = np.empty_like(new.blocks)
-                _center(new)
-                first = 0
-            self._fill(new, first, threads)
+            if new.n >= 2 * new.n_fitted:
+                # What was learned follows the data while it doubles: it stays fitting, and adding
+                # row by row costs a constant factor.
+                self._fit(new, threads)
+            else:
+                new.planes = new.planes.grown(new.positions)
+                self._fill(new, old, threads)
             self._publish(new, old)
+
+    @staticmethod
+    def _all_ids(state: State) -> Ids:
+        return np.arange(state.n) if state.ids is None else state.ids[: state.n]
+
+    def _add_ids(self, new: State, wanted: Ids | None, m: int, threads: int) -> None:
+        """Enter the ids of m further rows."""
+        if wanted is None:
+            if new.next_id + m > np.iinfo(np.int64).max:
+                raise ValueError("ids: expected ids, because the largest possible is in use")
+            if new.ids is None:
+                new.next_id += m
+                return
+            wanted = np.arange(new.next_id, new.next_id + m)
+        elif np.array_equal(wanted, np.arange(new.n, new.n + m)) and new.ids is None:
+            new.next_id = new.n + m
+            return
+        else:
+            known = np.isin(wanted, self.ids)
+            if known.any():
+                raise ValueError(f"ids: {int(wanted[known][0])} is in the index already")
+            live = new.live
+            if live is not None and np.isin(wanted, self._all_ids(new)).any():
+                # An id that was removed comes back: two rows of one name would be one too many.
+                self._compact(new, live, threads)
+        if new.ids is None:
+            new.ids = np.arange(new.n)
+        new.ids = _with_room(new.ids, new.n, new.n + m)
+        new.ids[new.n : new.n + m] = wanted
+        new.next_id = max(new.next_id, int(wanted.max()) + 1)
 
     def arrange(self, X: Floats, labels: npt.NDArray[np.int32], n_lists: int, threads: int) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
         with self._lock:
             old = self.snapshot.state
             rows = np.concatenate((old.rows[: old.n], X))
-            labels = np.concatenate((old.labels, labels))
+            if old.list_of is not None:
+                labels = np.concatenate((old.list_of, labels))
             sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
             list_begin = np.concatenate(([0], np.cumsum(-(-sizes // _LANES) * _LANES)))
             order = np.argsort(labels, kind="stable")
             first_of_list = np.cumsum(sizes) - sizes
             lists = labels[order]
             place = list_begin[lists] + np.arange(len(rows)) - first_of_list[lists]
-            positions = int(list_begin[-1])
+            row_of = np.full(int(list_begin[-1]), -1, dtype=np.int64)
+            row_of[place] = order
             new = State(
                 rows=rows,
-                ids=np.full(positions, -1, dtype=np.int64),
-                norms=np.zeros(positions, dtype=np.float32),
-                blocks=np.empty(positions * self.dim, dtype=np.float32),
-                center=old.center,
+                planes=old.planes,
                 list_begin=list_begin.astype(np.int64),
                 list_size=sizes,
-                labels=labels,
+                row_of=row_of,
+                list_of=labels,
                 n=len(rows),
+                next_id=len(rows),
                 max_norm2=_native.squared_norms(rows, np.empty(len(rows), dtype=np.float64)),
             )
-            new.ids[place] = order
-            _center(new)
-            self._fill(new, 0, threads)
-            self._publish(new, 0)
+            if new.n > 0:
+                self._fit(new, threads)
+            self._publish(new)
 
-    def _fill(self, state: State, first: int, threads: int) -> None:
-        largest = _native.fill_blocks(
+    def remove(self, ids: Any, n_threads: int | None) -> None:
+        """Forget rows: see `lanewise.Flat.remove`."""
+        threads = self.threads(n_threads)
+        with self._lock:
+            new = copy(self.snapshot.state)
+            wanted = np.unique(self._find(new, as_vector_ids(ids, "ids", ndim=1), "ids"))
+            live = np.ones(new.n, dtype=np.bool_) if new.live is None else new.live
+            live[wanted] = False
+            new.allowed = _packed(live)
+            new.n_removed += len(wanted)
+            if 4 * new.n_removed > new.n:
+                # Searches still read what is removed: past a quarter the rest moves together.
+                self._compact(new, live, threads)
+            self._publish(new, new.n)
+
+    def _compact(self, new: State, live: npt.NDArray[np.bool_], threads: int) -> None:
+        new.ids = np.flatnonzero(live) if new.ids is None else new.ids[: new.n][live]
+        new.rows = np.asarray(new.rows[: new.n])[live]
+        new.n, new.n_removed, new.allowed = len(new.rows), 0, None
+        new.list_begin = np.array([0, -(-new.n // _BLOCK) * _BLOCK], dtype=np.int64)
+        new.list_size = np.array([new.n], dtype=np.int64)
+        new.planes, new.n_fitted = self._no_planes(), 0
+        if new.n > 0:
+            self._fit(new, threads)
+
+    def _fit(self, new: State, threads: int) -> None:
+        new.planes = self._no_planes().fitted(
+            new.rows[: new.n], new.positions, self.kernels, threads
+        )
+        new.n_fitted = new.n
+        self._fill(new, 0, threads)
+        self._calibrate(new, threads)
+
+    def _calibrate(self, new: State, threads: int) -> None:
+        """Let rows that play queries tell how neighbours look."""
+        k = min(_NEIGHBORS, new.n - 1)
+        if k < 1:
+            return
+        rows = new.rows[: new.n]
+        trials = np.arange(0, new.n, -(-new.n // _TRIALS))
+        Q = np.ascontiguousarray(rows[trials])
+        distances = np.empty((len(Q), k + 1), dtype=np.float32)
+        found = np.empty((len(Q), k + 1), dtype=np.int64)
+        # Ids are row numbers here: the store's own may be the caller's.
+        _native.scan(
             self.kernels,
-            self.rotation.native,
-            state.center,
-            state.rows[: state.n],
-            state.list_begin,
-            state.ids[: state.positions],
-            first,
-            state.norms[: state.positions] if self.product else None,
-            state.blocks[: state.positions * self.dim],
+            self._store(replace(new, ids=None), new.positions),
+            new.planes.native(new.positions),
+            Q,
+            None,
+            None,
+            k + 1,
+            math.inf,
+            self.dim,
+            distances,
+            found,
+            np.empty((len(Q), len(_STATS)), dtype=np.uint64),
             threads,
         )
-        state.max_centered_norm2 = max(state.max_centered_norm2, largest)
+        # A query is its own nearest row, or as near as it.
+        new.planes = new.planes.calibrated(
+            Q, rows[found[:, 1:]], distances[:, 1:], self.kernels, threads
+        )
 
-    def _publish(self, state: State, first: int) -> None:
-        rows = state.rows[: state.n]
-        store = _native.Store(
+    def _fill(self, new: State, first: int, threads: int) -> None:
+        store = self._store(new, new.positions)
+        new.planes = new.planes.fill(store, self.kernels, first, new.positions, threads)
+
+    def _store(self, state: State, first_position: int) -> _native.Store:
+        return _native.Store(
             self.metric,
             state.list_begin,
             state.list_size,
-            state.ids[: state.positions],
-            state.norms[: state.positions],
-            state.blocks[: state.positions * self.dim],
-            rows,
-            state.center,
+            None if state.row_of is None else state.row_of[: state.positions],
+            None if state.ids is None else state.ids[: state.n],
+            state.rows[: state.n],
             math.sqrt(state.max_norm2),
-            math.sqrt(state.max_centered_norm2),
-            first,
+            first_position,
         )
+
+    def _publish(self, state: State, first_position: int = 0) -> None:
+        planes = state.planes.native(state.positions) if state.n > 0 else None
         # One assignment, so that nobody ever finds half of a change.
-        self.snapshot = Snapshot(state, state.n, rows, state.list_size, store)
+        self.snapshot = Snapshot(
+            state, state.rows[: state.n], self._store(state, first_position), planes
+        )
 
     def search(
         self,
@@ -235,30 +361,33 @@ class Rows:
         k: int,
         *,
         probes: Ids | None,
+        filter: Any,
         eps0: float,
         delta: int,
         n_threads: int | None,
     ) -> SearchResult:
         """Scan the probed lists, all by default, for canonical queries."""
         k = check_int(k, "k", low=0, high=2**31 - 1)
-        eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
-        delta = min(check_int(delta, "delta", low=1, high=2**31 - 1), self.dim)
-        threads = self.threads(n_threads)
+        eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
+        allowed, n_allowed = self._allowed(snapshot, filter)
         n = len(Q)
         distances = np.full((n, k), np.inf, dtype=np.float32)
         ids = np.full((n, k), -1, dtype=np.int64)
-        stats = np.zeros((n, 3), dtype=np.uint64)
-        k_scan = min(k, snapshot.n)
+        stats = np.zeros((n, len(_STATS)), dtype=np.uint64)
+        k_scan = min(k, n_allowed)
         if n > 0 and k_scan > 0:
             whole = k_scan == k
             found = distances if whole else np.empty((n, k_scan), dtype=np.float32)
             found_ids = ids if whole else np.empty((n, k_scan), dtype=np.int64)
-            snapshot.native.scan(
+            assert snapshot.planes is not None
+            _native.scan(
                 self.kernels,
-                self.rotation.native,
+                snapshot.store,
+                snapshot.planes,
                 Q,
                 probes,
+                allowed,
                 k_scan,
                 eps0,
                 delta,
@@ -269,75 +398,336 @@ class Rows:
             )
             distances[:, :k_scan] = found
             ids[:, :k_scan] = found_ids
-        names = ("candidates", "dimensions", "settled")
-        return SearchResult(distances, ids, {name: stats[:, i] for i, name in enumerate(names)})
+        return SearchResult(distances, ids, _named(stats))
 
-    def score(self, queries: Any, ids: Any, n_threads: int | None) -> Floats:
-        """Canonical distances of named rows: see `lanewise.Flat.score`."""
+    def within(
+        self,
+        Q: Floats,
+        radius: float,
+        *,
+        filter: Any,
+        eps0: float,
+        delta: int,
+        n_threads: int | None,
+    ) -> RangeResult:
+        """Find all rows no farther than the radius, for canonical queries."""
+        radius = check_real(radius, "radius", allow_inf=True)
+        eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
+        allowed, n_allowed = self._allowed(snapshot, filter)
+        stats = np.zeros((len(Q), len(_STATS)), dtype=np.uint64)
+        sizes = np.zeros(len(Q), dtype=np.int64)
+        found = None
+        if len(Q) > 0 and n_allowed > 0:
+            assert snapshot.planes is not None
+            found = _native.scan_within(
+                self.kernels,
+                snapshot.store,
+                snapshot.planes,
+                Q,
+                None,
+                allowed,
+                _float32_below(radius),
+                eps0,
+                delta,
+                stats,
+                threads,
+            )
+            found.sizes(sizes)
+        limits = np.concatenate(([0], np.cumsum(sizes)))
+        distances = np.empty(int(limits[-1]), dtype=np.float32)
+        ids = np.empty(int(limits[-1]), dtype=np.int64)
+        if found is not None:
+            found.copy(distances, ids)
+        return RangeResult(limits, distances, ids, _named(stats))
+
+    def _check_dial(self, eps0: float, delta: int, n_threads: int | None) -> tuple[float, int, int]:
+        eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
+        delta = min(check_int(delta, "delta", low=1, high=2**31 - 1), self.dim)
+        return eps0, delta, self.threads(n_threads)
+
+    def _allowed(self, snapshot: Snapshot, filter: Any) -> tuple[Bits | None, int]:
+        """Return one bit a row, None for all, and the number of rows allowed."""
+        state = snapshot.state
+        if filter is None:
+            return state.allowed, snapshot.n_live
+        mask = self._as_mask(state, snapshot.n_live, filter)
+        return _packed(mask), int(mask.sum())
+
+    def _as_mask(self, state: State, n_live: int, filter: Any) -> npt.NDArray[np.bool_]:
+        array = np.asarray(filter)
+        live = state.live
+        if array.dtype == np.bool_ or (array.dtype == np.uint8 and isinstance(filter, np.ndarray)):
+            packed = array.dtype == np.uint8
+            expected = (-(-n_live // 8) if packed else n_live,)
+            if array.shape != expected:
+                what = "bytes of packed bits" if packed else "booleans"
+                raise ValueError(
+                    f"filter: expected {expected[0]} {what}, one bit for each of {n_live} rows, "
+                    f"got shape {array.shape}"
+                )
+            if packed:
+                array = np.unpackbits(array, bitorder="little")[:n_live].astype(np.bool_)
+            if live is None:
+                return array
+            mask = np.zeros(state.n, dtype=np.bool_)
+            mask[live] = array
+            return mask
+        rows = self._find(state, as_vector_ids(filter, "filter", ndim=1), "filter")
+        mask = np.zeros(state.n, dtype=np.bool_)
+        mask[rows] = True
+        return mask
+
+    def _find(self, state: State, ids: Ids, name: str) -> Ids:
+        """Row numbers of ids, -1 for -1; ValueError if one is not in the index."""
+        if state.ids is None:
+            rows = np.where(ids < state.n, ids, -1)
+        elif state.n == 0:
+            rows = np.full_like(ids, -1)
+        else:
+            known = state.ids[: state.n]
+            order = np.argsort(known, kind="stable")
+            at = np.minimum(np.searchsorted(known, ids, sorter=order), state.n - 1)
+            rows = np.where(known[order[at]] == ids, order[at], -1)
+        if state.allowed is not None:
+            words = state.allowed[rows // 64] >> (rows % 64).astype(np.uint64) & np.uint64(1)
+            rows = np.where((rows >= 0) & (words == 0), -1, rows)
+        missing = (rows < 0) & (ids != -1)
+        if missing.any():
+            raise ValueError(f"{name}: {int(ids[missing].flat[0])} is not in the index")
+        return rows
+
+    def _named(self, snapshot: Snapshot, queries: Any, ids: Any) -> tuple[Floats, Ids]:
+        """Validate queries, and ids of rows for each; return them with row numbers."""
         single = np.ndim(ids) == 1
-        wanted = as_vector_ids(
-            ids, "ids", ndim=1 if single else 2, upper=snapshot.n, allow_missing=True
-        )
+        wanted = as_vector_ids(ids, "ids", ndim=1 if single else 2, allow_missing=True)
         wanted = wanted[np.newaxis] if single else wanted
         Q = self.as_canonical_queries(queries)
         if len(Q) != len(wanted):
             raise ValueError(f"ids: expected {len(Q)} rows, one for each query, got {len(wanted)}")
-        distances = np.empty(wanted.shape, dtype=np.float32)
+        return Q, np.ascontiguousarray(self._find(snapshot.state, wanted, "ids"))
+
+    def score(self, queries: Any, ids: Any, n_threads: int | None) -> Floats:
+        """Canonical distances of named rows: see `lanewise.Flat.score`."""
+        snapshot = self.snapshot
+        Q, rows = self._named(snapshot, queries, ids)
+        distances = np.empty(rows.shape, dtype=np.float32)
         _native.score_lists(
             self.kernels,
             self.metric,
             Q,
             snapshot.rows,
-            wanted,
+            rows,
             distances,
             self.threads(n_threads),
         )
         return distances
 
-    def __getstate__(self) -> dict[str, Any]:
+    def rescore(self, queries: Any, ids: Any, k: int, n_threads: int | None) -> SearchResult:
+        """Nearest of named rows: see `lanewise.Flat.rescore`."""
+        k = check_int(k, "k", low=0, high=2**31 - 1)
+        snapshot = self.snapshot
+        Q, rows = self._named(snapshot, queries, ids)
+        threads = self.threads(n_threads)
+        distances = np.full((len(Q), k), np.inf, dtype=np.float32)
+        found = np.full((len(Q), k), -1, dtype=np.int64)
+        stats = np.zeros((len(Q), len(_STATS)), dtype=np.uint64)
+        k_scan = min(k, rows.shape[1])
+        if len(Q) > 0 and k_scan > 0:
+            best = np.empty((len(Q), k_scan), dtype=np.float32)
+            best_ids = np.empty((len(Q), k_scan), dtype=np.int64)
+            _native.rescore(
+                self.kernels, snapshot.store, Q, rows, k_scan, best, best_ids, stats, threads
+            )
+            distances[:, :k_scan], found[:, :k_scan] = best, best_ids
+        # How far a row was read before it was left is not counted.
+        counted = _named(stats)
+        del counted["dimensions"]
+        return SearchResult(distances, found, counted)
+
+    def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+        """Return all that `restored` needs: a header of plain values, and arrays."""
+        s = self.snapshot.state
+        header = {
+            "dim": self.dim,
+            "metric": self.metric,
+            "storage": self.storage,
+            "rotation": self.rotation,
+            "seed": self.seed,
+            "n": s.n,
+            "n_removed": s.n_removed,
+            "n_fitted": s.n_fitted,
+            "next_id": s.next_id,
+            "max_norm2": s.max_norm2,
+        }
+        optional = {
+            "row_of": None if s.row_of is None else s.row_of[: s.positions],
+            "list_of": s.list_of,
+            "ids": None if s.ids is None else s.ids[: s.n],
+            "allowed": s.allowed,
+        }
+        arrays: dict[str, np.ndarray[Any, Any]] = {
+            "rows": s.rows[: s.n],
+            "list_begin": s.list_begin,
+            "list_size": s.list_size,
+        }
+        arrays.update({name: array for name, array in optional.items() if array is not None})
+        planes = s.planes.arrays(s.positions)
+        return header, {**arrays, **{f"planes.{name}": a for name, a in planes.items()}}
+
+    @classmethod
+    def restored(
+        cls,
+        header: dict[str, Any],
+        arrays: dict[str, np.ndarray[Any, Any]],
+        *,
+        kernels: str | Kernels | None = None,
+        n_threads: int | None = None,
+    ) -> Rows:
+        """Return the rows that `arrays` described."""
+        rows = cls(
+            header["dim"],
+            header["metric"],
+            header["storage"],
+            header["rotation"],
+            header["seed"],
+            kernels,
+            n_threads,
+        )
+        _check_arrays(header, arrays, rows.dim)
+        planes = {
+            name.removeprefix("planes."): array
+            for name, array in arrays.items()
+            if name.startswith("planes.")
+        }
+        state = State(
+            rows=arrays["rows"],
+            planes=rows._no_planes().restored(planes),
+            list_begin=arrays["list_begin"],
+            list_size=arrays["list_size"],
+            row_of=arrays.get("row_of"),
+            list_of=arrays.get("list_of"),
+            ids=arrays.get("ids"),
+            allowed=arrays.get("allowed"),
+            **{name: header[name] for name in ("n", "n_removed", "n_fitted", "next_id")},
+            max_norm2=header["max_norm2"],
+        )
+        rows._publish(state)
+        return rows
+
+    def __reduce__(self) -> tuple[Any, ...]:
         # The kernel set belongs to the machine, not to the data: another machine picks its own.
-        state = self.__dict__.copy()
-        for name in ("_lock", "snapshot", "kernels"):
-            del state[name]
-        # Room to grow is not worth a file's bytes.
-        trimmed = copy(self.snapshot.state)
-        trimmed.rows = trimmed.rows[: trimmed.n].copy()
-        trimmed.ids = trimmed.ids[: trimmed.positions].copy()
-        if len(trimmed.labels) == 0:
-            # A later state may already have written its ids behind ours.
-            trimmed.ids[trimmed.n :] = -1
-        trimmed.norms = trimmed.norms[: trimmed.positions].copy()
-        trimmed.blocks = trimmed.blocks[: trimmed.positions * self.dim].copy()
-        state["state"] = trimmed
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        kept = state.pop("state")
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-        self.kernels = get()
-        self._publish(kept, 0)
+        header, arrays = self.arrays()
+        return _unpickled, (header, arrays, self.n_threads)
 
 
-def _reserve(state: State, n_used: int) -> None:
-    """Make room for the state's rows and positions; arrays that earlier states hold are left."""
-    dim = state.rows.shape[1]
-    if state.n > len(state.rows):
-        rows = np.empty((max(state.n, len(state.rows) * 3 // 2), dim), dtype=np.float32)
-        rows[:n_used] = state.rows[:n_used]
-        state.rows = rows
-    if state.positions > len(state.ids):
-        room = max(state.positions, len(state.ids) * 3 // 2 // _BLOCK * _BLOCK)
-        for name, width in (("ids", 1), ("norms", 1), ("blocks", dim)):
-            old = getattr(state, name)
-            array = np.zeros(room * width, dtype=old.dtype)
-            array[: len(old)] = old
-            setattr(state, name, array)
+def _unpickled(
+    header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], n_threads: int | None
+) -> Rows:
+    return Rows.restored(header, arrays, n_threads=n_threads)
 
 
-def _center(state: State) -> None:
-    state.center = np.empty(state.rows.shape[1], dtype=np.float32)
-    _native.mean(state.rows[: state.n], state.center)
-    state.n_centered = state.n
-    state.max_centered_norm2 = 0.0
+def _check_arrays(
+    header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], dim: int
+) -> None:
+    """Raise ValueError unless arrays from outside fit; the native module checks the rest."""
+    n = check_int(header["n"], "n", low=0)
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "rows": (np.float32, (n, dim)),
+        "ids": (np.int64, (n,)),
+        "list_of": (np.int32, (n,)),
+        "allowed": (np.uint64, (-(-n // 64),)),
+        "list_begin": (np.int64, (len(arrays["list_size"]) + 1,)),
+        "list_size": (np.int64, arrays["list_size"].shape[:1]),
+        "row_of": (np.int64, (int(arrays["list_begin"][-1]),)),
+    }
+    for name, (dtype, shape) in shapes.items():
+        if name not in arrays and name in ("ids", "list_of", "allowed", "row_of"):
+            continue
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name}: expected {np.dtype(dtype)} of shape {shape}, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+    positions = int(arrays["list_begin"][-1])
+    if "row_of" not in arrays and positions != -(-n // _BLOCK) * _BLOCK:
+        raise ValueError(f"list_begin: expected room for {n} rows, got {positions} positions")
+    for name in ("planes.base", "planes.norms"):
+        if name in arrays and len(arrays[name]) != positions:
+            raise ValueError(f"{name}: expected {positions} positions, got {len(arrays[name])}")
+    removed = int(header["n_removed"])
+    live = n if "allowed" not in arrays else int(_unpacked(arrays["allowed"], n).sum())
+    if live != n - removed or not 0 <= removed <= n or not 0 <= int(header["n_fitted"]) <= n:
+        raise ValueError(f"n_removed: {removed} does not fit {live} of {n} rows")
+    max_norm2 = float(header["max_norm2"])
+    if not 0 <= max_norm2 < math.inf:
+        raise ValueError(f"max_norm2: expected a squared length, got {max_norm2}")
+    if "ids" in arrays and n > 0 and (arrays["ids"].min() < 0 or len(np.unique(arrays["ids"])) < n):
+        raise ValueError("ids: expected different ids, none negative")
+
+
+def _check_storage(storage: Any, dim: int) -> str:
+    if storage not in ("auto", "f32", "sq8", "sq4"):
+        raise ValueError(f"storage: expected 'auto', 'f32', 'sq8' or 'sq4', got {storage!r}")
+    if storage == "auto":
+        return "sq8" if dim <= _MAX_CODE_DIM else "f32"
+    if storage != "f32" and dim > _MAX_CODE_DIM:
+        raise ValueError(
+            f"storage: {storage!r} takes at most {_MAX_CODE_DIM} dimensions, got {dim}"
+        )
+    return str(storage)
+
+
+def _check_rotation(rotation: Any, storage: str, dim: int) -> str | None:
+    choices = ("auto", "fwht") if storage == "f32" else ("auto", "pca", None)
+    if rotation not in choices:
+        raise ValueError(
+            f"rotation: expected one of {choices} for storage {storage!r}, got {rotation!r}"
+        )
+    if rotation == "pca" and dim > _MAX_PCA_DIM:
+        raise ValueError(f"rotation: 'pca' takes at most {_MAX_PCA_DIM} dimensions, got {dim}")
+    return None if rotation is None else str(rotation)
+
+
+def _as_new_ids(ids: Any, n: int) -> Ids:
+    """Validate ids for n new rows."""
+    wanted = as_vector_ids(ids, "ids", ndim=1)
+    if len(wanted) != n:
+        raise ValueError(f"ids: expected {n}, one for each row of X, got {len(wanted)}")
+    unique, counts = np.unique(wanted, return_counts=True)
+    if len(unique) < n:
+        raise ValueError(f"ids: {int(unique[counts > 1][0])} is there twice")
+    return wanted
+
+
+def _with_room(array: np.ndarray[Any, Any], n_used: int, n: int) -> np.ndarray[Any, Any]:
+    """Return the array, or a longer copy if it has no room for n; never what cannot be written."""
+    if n <= len(array) and array.flags.writeable:
+        return array
+    longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
+    longer[:n_used] = array[:n_used]
+    return longer
+
+
+def _packed(mask: npt.NDArray[np.bool_]) -> Bits:
+    """Pack booleans into 64-bit words, the first into the lowest bit."""
+    padded = np.zeros(-(-len(mask) // 64) * 64, dtype=np.bool_)
+    padded[: len(mask)] = mask
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def _unpacked(bits: Bits, n: int) -> npt.NDArray[np.bool_]:
+    """Unpack the first n booleans."""
+    octets = bits.astype("<u8").view(np.uint8)
+    return np.unpackbits(octets, bitorder="little")[:n].astype(np.bool_)
+
+
+def _float32_below(x: float) -> float:
+    """Return the largest float32 not above x, so that comparing float32 distances is exact."""
+    near = np.float32(x)
+    return float(np.nextafter(near, np.float32(-np.inf)) if near > x else near)
+
+
+def _named(stats: npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[np.uint64]]:
+    return {name: stats[:, i] for i, name in enumerate(_STATS)}

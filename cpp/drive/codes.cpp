@@ -1,0 +1,561 @@
+#include "codes.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "search.h"
+
+namespace lw {
+namespace {
+
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of 1.0f
+
+// What the float operations of a lower bound may lose, relative to the lengths and to the base: a dozen roundings.
+constexpr double kRounding = 32 * kUnit;
+
+float up(double x) { return std::nextafter(static_cast<float>(x), std::numeric_limits<float>::infinity()); }
+float down(double x) { return std::nextafter(static_cast<float>(x), -std::numeric_limits<float>::infinity()); }
+
+// A factor of a bound: zero, or at least x > 0 and no denormal, which would cost a hundred cycles in every operation.
+float factor_up(double x) { return x == 0.0 ? 0.0f : std::max(up(x), std::numeric_limits<float>::min()); }
+
+// The same as a bfloat16.
+std::uint16_t bf16_up(double x) {
+  const auto word = std::bit_cast<std::uint32_t>(factor_up(x));
+  return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + 0xFFFF) >> 16, 0x7F80));
+}
+
+float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+
+// Codes behind the front, filled up to whole reads.
+std::size_t body_length(const CodePlan& plan) {
+  const std::size_t n = plan.ends[plan.n_steps - 1] - plan.n_front;
+  return (n + plan.body_read() - 1) / plan.body_read() * plan.body_read();
+}
+
+std::size_t n_panels(const CodePlan& plan) { return (plan.dim + kLanes - 1) / kLanes; }
+
+// Projects n vectors; out holds n_panels * kLanes floats each, centred n * dim.
+void project(const Kernels& kernels, const CodePlan& plan, const float* const* x, std::size_t n, float* centred,
+             float* out) {
+  const std::size_t stride = n_panels(plan) * kLanes;
+  float* const to = plan.panels == nullptr ? out : centred;
+  const std::size_t to_stride = plan.panels == nullptr ? stride : plan.dim;
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t d = 0; d < plan.dim; ++d)
+      to[i * to_stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - plan.center[d];
+  }
+  if (plan.panels != nullptr) kernels.project(centred, n, plan.dim, plan.panels, n_panels(plan), out);
+}
+
+double dot(const float* a, const float* b, std::size_t n) {
+  double sum[8] = {};
+  std::size_t d = 0;
+  for (; d + 8 <= n; d += 8) {
+    for (std::size_t i = 0; i < 8; ++i) sum[i] += static_cast<double>(a[d + i]) * static_cast<double>(b[d + i]);
+  }
+  for (; d < n; ++d) sum[0] += static_cast<double>(a[d]) * static_cast<double>(b[d]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+double centered_norm2(const float* x, const float* center, std::size_t n) {
+  double sum[8] = {};
+  std::size_t d = 0;
+  for (; d + 8 <= n; d += 8) {
+    for (std::size_t i = 0; i < 8; ++i) {
+      const double difference = static_cast<double>(x[d + i]) - static_cast<double>(center[d + i]);
+      sum[i] += difference * difference;
+    }
+  }
+  for (; d < n; ++d) {
+    const double difference = static_cast<double>(x[d]) - static_cast<double>(center[d]);
+    sum[0] += difference * difference;
+  }
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// Codes the row x, whose projection is y, as position `at`.
+void code_row(const Store& store, const CodePlan& plan, const Codes& codes, std::size_t at, const float* x,
+              const float* y, std::int8_t* code) {
+  double residual2 = 0.0;
+  double front2 = 0.0;
+  double body2 = 0.0;
+  for (std::size_t d = 0; d < plan.dim; ++d) {
+    const float scale = plan.scales[d];
+    const float nearest = scale > 0.0f ? std::nearbyint(y[d] / scale) : 0.0f;
+    const float largest = d < plan.n_front || plan.body_bits == 8 ? 127.0f : 7.0f;
+    const float clipped = std::clamp(nearest, -largest, largest);
+    const double left = static_cast<double>(y[d]) - static_cast<double>(scale) * static_cast<double>(clipped);
+    residual2 += left * left;
+    (d < plan.n_front ? front2 : body2) += static_cast<double>(clipped * clipped);
+    code[d] = static_cast<std::int8_t>(clipped);
+  }
+  const double length2 = centered_norm2(x, plan.center, plan.dim);
+  const double residual = std::sqrt(residual2) + (plan.distortion + kRounding) * std::sqrt(length2);
+  codes.residuals[at] = bf16_up(
+      std::max({residual, std::sqrt(front2) / plan.front_length, std::sqrt(body2) / plan.body_length}) * (1 + kUnit));
+  const double base = store.metric == Metric::kL2
+                          ? length2
+                          : 2 * (dot(plan.center, plan.center, plan.dim) - dot(plan.center, x, plan.dim));
+  codes.base[at] = down(base - kRounding * std::abs(base));
+  double tail2 = 0.0;
+  std::size_t d = plan.dim;
+  for (std::size_t step = plan.n_steps; step-- > 0;) {
+    for (; d > plan.ends[step]; --d) tail2 += static_cast<double>(y[d - 1]) * static_cast<double>(y[d - 1]);
+    if (step < plan.n_tails()) codes.tails[step * codes.tail_stride + at] = bf16_up(std::sqrt(tail2) * (1 + kUnit));
+  }
+}
+
+// One query, ready to meet codes.
+class Query {
+ public:
+  // z is the projected query.
+  Query(const Kernels& kernels, const Store& store, const CodePlan& plan, const Codes& codes, const Request& request,
+        const float* query, const float* z)
+      : kernels_(kernels),
+        store_(store),
+        plan_(plan),
+        codes_(codes),
+        request_(request),
+        query_(query),
+        first_step_(std::isinf(request.eps0) ? plan.n_front_steps - 1 : 0),
+        code_(plan.n_front + body_length(plan)),
+        fine_(code_.size()),
+        sums_(plan.n_steps),
+        tail_weights_(plan.n_steps) {
+    const std::size_t dim = plan.dim;
+    const double length2 = centered_norm2(query, plan.center, dim);
+    const double length = std::sqrt(length2);
+    const std::size_t front = std::min(plan.n_front, dim);
+    const Lost lost_front = quantise(z, 0, front, front_scale_, nullptr);
+    const Lost lost_body = quantise(z, front, dim, body_scale_, &fine_scale_);
+    // Rounding errors are independent of each other and of the query: their product has this standard deviation, in
+    // residuals of a typical row.
+    double spread2 = 0.0;
+    for (std::size_t d = 0; d < dim; ++d) {
+      const double term = static_cast<double>(z[d]) * static_cast<double>(plan.scales[d]);
+      spread2 += term * term / 12;
+    }
+    const double spread = plan.residual > 0 ? std::sqrt(spread2) / plan.residual : length;
+    const auto likely = [&](double certain, double deviation) {
+      return std::isinf(request.eps0) ? certain : std::min(certain, request.eps0 * deviation);
+    };
+    // Twice, because a distance holds twice the product; and the operations that evaluate it round.
+    const auto weight = [&](double body) {
+      const double front_code = plan.front_length * lost_front.coarse;
+      const double body_code = plan.body_length * body;
+      const double deviation = spread + front_code / std::sqrt(static_cast<double>(front)) +
+                               body_code / std::sqrt(static_cast<double>(std::max<std::size_t>(dim - front, 1)));
+      return factor_up(2 * likely(length + front_code + body_code, deviation) * (1 + 0x1p-18));
+    };
+    residual_weight_ = weight(lost_body.coarse);
+    fine_residual_weight_ = weight(lost_body.fine);
+    front_residual_weight_ = weight(0.0);
+    double tail2 = 0.0;
+    std::size_t d = dim;
+    for (std::size_t step = plan.n_steps; step-- > 0;) {
+      for (; d > plan.ends[step]; --d) tail2 += static_cast<double>(z[d - 1]) * static_cast<double>(z[d - 1]);
+      double cosine = 1.0;
+      if (!std::isinf(request.eps0)) {
+        cosine = std::clamp(plan.neighbors[2 * step] + request.eps0 * plan.neighbors[2 * step + 1], 0.0, 1.0);
+      }
+      tail_weights_[step] = factor_up(2 * std::sqrt(tail2) * cosine * (1 + 0x1p-18));
+    }
+    for (std::size_t step = first_step_, begin = 0; step < plan.n_steps; begin = plan.ends[step++]) {
+      for (std::size_t i = begin; i < plan.ends[step]; ++i) sums_[step] += code_[i];
+    }
+    for (const std::int8_t code : fine_) fine_sum_ += code;
+
+    const double u = static_cast<double>(dim + 8) * kUnit * 1.02;  // of a canonical distance
+    const double one = store.metric == Metric::kCosine ? 1.0 : 0.0;
+    if (store.metric == Metric::kL2) {
+      bound_factor_ = 1 + 2 * u;
+      offset_ = -length2;
+      slack_ = 8 * kUnit * length2;
+    } else {
+      // -q.x = <c, c> - <c, x> - <q, c> - <q - c, x - c>, and the base holds 2 (<c, c> - <c, x>).
+      double product = dot(query, plan.center, dim);
+      const double norm = std::sqrt(dot(query, query, dim));
+      bound_factor_ = 2;
+      offset_ = 2 * (product - one);
+      slack_ = 2 * (u + 4 * kUnit) * norm * store.max_norm + 8 * kUnit * (std::abs(offset_) + 2 * one);
+    }
+  }
+
+  void scan(const Range* ranges, std::size_t n_ranges, Search& search) const {
+    Scratch scratch;
+    for_runs(ranges, n_ranges, search, [&](std::size_t at, std::size_t n, bool bounded) {
+      if (!bounded) return settle_all(at, n, search);
+      const float highest = limit(search.best.bound());
+      allow(at, n, scratch.alive, search);
+      std::uint64_t quads_read = 0;
+      kernels_.screen_codes(front(at), groups(n), code_query(), highest, scratch.alive, scratch.estimates, &quads_read);
+      search.stats.dimensions += 4 * quads_read;
+      refine(at, groups(n), scratch.alive, scratch.estimates, highest, search, scratch);
+    });
+  }
+
+  // The same for several queries, whose products with a run's codes are made together.
+  static void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges,
+                        Search* searches) {
+    const auto tile = std::make_unique<Tile>();
+    // All have seen the same rows, so that all have a bound or none.
+    for_runs(ranges, n_ranges, searches[0], [&](std::size_t at, std::size_t n, bool bounded) {
+      for (std::size_t first = 0; first < queries.size(); first += kScreenQueries) {
+        const std::size_t n_queries = std::min(kScreenQueries, queries.size() - first);
+        if (bounded) {
+          run_tile(queries.data() + first, n_queries, at, n, searches + first, *tile);
+        } else {
+          for (std::size_t q = first; q < first + n_queries; ++q) queries[q].settle_all(at, n, searches[q]);
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr std::size_t kRun = kScreenGroups * kLanes;
+  static constexpr std::size_t kUnbounded = 16;
+
+  struct Survivor {
+    float lower;
+    std::uint32_t offset;
+    friend bool operator<(const Survivor& a, const Survivor& b) {
+      return a.lower < b.lower || (a.lower == b.lower && a.offset < b.offset);
+    }
+  };
+
+  struct Scratch {
+    std::uint16_t alive[kScreenGroups];
+    float estimates[kRun];
+    std::uint32_t offsets[kRun];
+    std::int32_t products[kRun];
+    Survivor survivors[kRun];
+  };
+
+  struct Tile {
+    CodeQuery queries[kScreenQueries];
+    float limits[kScreenQueries];
+    std::uint16_t alive[kScreenQueries][kScreenGroups];
+    float estimates[kScreenQueries][kRun];
+    Scratch scratch;
+  };
+
+  static void run_tile(const Query* queries, std::size_t n_queries, std::size_t at, std::size_t n, Search* searches,
+                       Tile& tile) {
+    for (std::size_t q = 0; q < n_queries; ++q) {
+      tile.queries[q] = queries[q].code_query();
+      tile.limits[q] = queries[q].limit(searches[q].best.bound());
+      queries[q].allow(at, n, tile.alive[q], searches[q]);
+    }
+    std::uint64_t quads_read[kScreenQueries] = {};
+    queries[0].kernels_.screen_tile(queries[0].front(at), groups(n), tile.queries, n_queries, tile.limits,
+                                    tile.alive[0], tile.estimates[0], quads_read);
+    for (std::size_t q = 0; q < n_queries; ++q) {
+      searches[q].stats.dimensions += 4 * quads_read[q];
+      queries[q].refine(at, groups(n), tile.alive[q], tile.estimates[q], tile.limits[q], searches[q], tile.scratch);
+    }
+  }
+
+  static std::size_t groups(std::size_t n) { return (n + kLanes - 1) / kLanes; }
+
+  // run(at, n, bounded) for runs of positions. Without a bound nothing can be dropped: a few rows give one.
+  template <class Run>
+  static void for_runs(const Range* ranges, std::size_t n_ranges, const Search& search, const Run& run) {
+    for (std::size_t r = 0; r < n_ranges; ++r) {
+      auto at = static_cast<std::size_t>(ranges[r].begin);
+      const std::size_t end = at + static_cast<std::size_t>(ranges[r].size);
+      while (at < end) {
+        const bool bounded = search.best.bound() < std::numeric_limits<float>::infinity();
+        const std::size_t n = std::min(end - at, bounded ? kRun : kUnbounded);
+        run(at, n, bounded);
+        at += n;
+      }
+    }
+  }
+
+  // The length of what codes do not say of a weighted query.
+  struct Lost {
+    double coarse, fine;
+  };
+
+  // Codes dimensions [begin, end) of z, each weighted with its scale, so that twice the product is scale * codes; and
+  // what that leaves once more, 254 times finer, if fine_scale is given.
+  Lost quantise(const float* z, std::size_t begin, std::size_t end, float& scale, float* fine_scale) {
+    double largest = 0.0;
+    const auto weighted = [&](std::size_t d) {
+      return 2 * static_cast<double>(z[d]) * static_cast<double>(plan_.scales[d]);
+    };
+    for (std::size_t d = begin; d < end; ++d) largest = std::max(largest, std::abs(weighted(d)));
+    const auto nearest = [](double x, float step) {
+      return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -127.0, 127.0) : 0.0;
+    };
+    scale = static_cast<float>(largest / 127);
+    if (fine_scale != nullptr) *fine_scale = scale / 254;
+    double coarse2 = 0.0;
+    double fine2 = 0.0;
+    for (std::size_t d = begin; d < end; ++d) {
+      const double code = nearest(weighted(d), scale);
+      double left = weighted(d) - static_cast<double>(scale) * code;
+      code_[d] = static_cast<std::int8_t>(code);
+      coarse2 += left * left;
+      if (fine_scale != nullptr) {
+        const double fine = nearest(left, *fine_scale);
+        left -= static_cast<double>(*fine_scale) * fine;
+        fine_[d] = static_cast<std::int8_t>(fine);
+      }
+      fine2 += left * left;
+    }
+    return {std::sqrt(coarse2) / 2, std::sqrt(fine2) / 2};
+  }
+
+  // Lower bounds below this may still enter.
+  float limit(float bound) const {
+    const double b = static_cast<double>(bound);
+    const double exact = bound_factor_ * b + offset_;
+    return up(exact + slack_ + 8 * kUnit * (std::abs(b) + std::abs(exact)) + static_cast<double>(plan_.dim) * 0x1p-140);
+  }
+
+  void settle_all(std::size_t at, std::size_t n, Search& search) const {
+    std::int64_t rows[kUnbounded];
+    std::size_t m = 0;
+    for (std::uint64_t alive = allowed_mask(store_, request_, at, n); alive != 0; alive &= alive - 1) {
+      rows[m++] = store_.row(at + static_cast<std::size_t>(std::countr_zero(alive)));
+    }
+    search.stats.candidates += m;
+    settle(kernels_, store_, query_, rows, m, search);
+  }
+
+  CodeFront front(std::size_t at) const {
+    return {codes_.front + at * plan_.n_front,
+            codes_.base + at,
+            codes_.residuals + at,
+            codes_.tails + first_step_ * codes_.tail_stride + at,
+            codes_.tail_stride,
+            plan_.n_quads(),
+            front_ends_.data() + first_step_,
+            plan_.n_front_steps - first_step_};
+  }
+
+  CodeQuery code_query() const {
+    return {code_.data(), sums_.data() + first_step_, tail_weights_.data() + first_step_, front_residual_weight_,
+            front_scale_};
+  }
+
+  // The run's candidates that the request allows.
+  void allow(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search) const {
+    std::size_t n_candidates = 0;
+    for (std::size_t first = 0; first < n; first += 64) {
+      const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
+      n_candidates += static_cast<std::size_t>(std::popcount(mask));
+      for (std::size_t g = first / kLanes; g < std::min(groups(n), first / kLanes + 64 / kLanes); ++g) {
+        alive[g] = static_cast<std::uint16_t>(mask >> (g * kLanes - first));
+      }
+    }
+    search.stats.candidates += n_candidates;
+    search.stats.dimensions += n_candidates * plan_.ends[first_step_];
+  }
+
+  // Products of the query's codes with those of m rows, dimensions [begin, end) of the body.
+  void body_products(const std::int8_t* codes, std::int32_t sum, std::size_t begin, std::size_t end,
+                     const std::int8_t* body, const std::uint32_t* offsets, std::size_t m, std::int32_t* out) const {
+    const std::size_t read = plan_.body_read();
+    const std::size_t n = (end - begin + read - 1) / read * read;
+    const auto dot = plan_.body_bits == 8 ? kernels_.dot_codes : kernels_.dot_nibbles;
+    dot(codes + begin, sum, body + (begin - plan_.n_front) * 64 / read, plan_.body_stride(), offsets, m, n, out);
+  }
+
+  // The body's steps for the survivors of the front, then their rows, most promising first.
+  void refine(std::size_t at, std::size_t n_groups, const std::uint16_t* alive, float* estimates, float first_limit,
+              Search& search, Scratch& scratch) const {
+    std::uint32_t* const offsets = scratch.offsets;
+    Survivor* const survivors = scratch.survivors;
+    std::size_t m = 0;
+    for (std::size_t first = 0; first < n_groups; first += 4) {
+      std::uint64_t mask = 0;
+      for (std::size_t g = first; g < std::min(first + 4, n_groups); ++g) {
+        mask |= static_cast<std::uint64_t>(alive[g]) << ((g - first) * kLanes);
+      }
+      for (; mask != 0; mask &= mask - 1) {
+        offsets[m++] = static_cast<std::uint32_t>(first * kLanes) + static_cast<std::uint32_t>(std::countr_zero(mask));
+      }
+    }
+    const std::size_t stride = plan_.body_stride();
+    const std::int8_t* const body = codes_.body + at * stride;
+    // Takes scale * products off the estimates, and keeps whom the new lower bound does.
+    const auto keep = [&](float scale, float residual_weight, std::size_t step) {
+      const std::uint16_t* const residuals = codes_.residuals + at;
+      const bool tailless = step >= plan_.n_tails();
+      const std::uint16_t* const tails = tailless ? residuals : codes_.tails + step * codes_.tail_stride + at;
+      const float tail_weight = tailless ? 0.0f : tail_weights_[step];
+      std::size_t kept = 0;
+      for (std::size_t i = 0; i < m; ++i) {
+        const std::uint32_t offset = offsets[i];
+        const float estimate = estimates[offset] - scale * static_cast<float>(scratch.products[i]);
+        const float lower =
+            estimate - residual_weight * from_bf16(residuals[offset]) - tail_weight * from_bf16(tails[offset]);
+        estimates[offset] = estimate;
+        offsets[kept] = offset;
+        survivors[kept] = {lower, offset};
+        kept += first_limit > lower ? 1 : 0;
+      }
+      m = kept;
+    };
+    for (std::size_t step = plan_.n_front_steps; step < plan_.n_steps && m > 0; ++step) {
+      const std::size_t begin = plan_.ends[step - 1];
+      body_products(code_.data(), sums_[step], begin, plan_.ends[step], body, offsets, m, scratch.products);
+      search.stats.dimensions += m * (plan_.ends[step] - begin);
+      keep(body_scale_, residual_weight_, step);
+    }
+    if (m == 0) return;
+    const std::size_t last = plan_.n_steps - 1;
+    if (last >= plan_.n_front_steps) {
+      body_products(fine_.data(), fine_sum_, plan_.n_front, plan_.ends[last], body, offsets, m, scratch.products);
+      keep(fine_scale_, fine_residual_weight_, last);
+    } else {
+      std::fill_n(scratch.products, m, 0);
+      keep(0.0f, front_residual_weight_, last);
+    }
+    std::sort(survivors, survivors + m);
+    constexpr std::size_t kTogether = 8;
+    std::int64_t rows[kTogether];
+    for (std::size_t first = 0; first < m;) {
+      std::size_t n = 0;
+      // Sorted by their lower bound: behind one that is out all are.
+      const float now = limit(search.best.bound());
+      while (n < kTogether && first < m && now > survivors[first].lower)
+        rows[n++] = store_.row(at + survivors[first++].offset);
+      settle(kernels_, store_, query_, rows, n, search);
+      if (n < kTogether) return;
+    }
+  }
+
+  const Kernels& kernels_;
+  const Store& store_;
+  const CodePlan& plan_;
+  const Codes& codes_;
+  const Request& request_;
+  const float* query_;
+  std::size_t first_step_;
+  std::vector<std::int8_t> code_;
+  std::vector<std::int8_t> fine_;
+  std::vector<std::int32_t> sums_;
+  std::vector<float> tail_weights_;
+  std::vector<std::uint32_t> front_ends_ = quads(plan_);
+  float front_scale_ = 0.0f;
+  float body_scale_ = 0.0f;
+  float fine_scale_ = 0.0f;
+  std::int32_t fine_sum_ = 0;
+  float front_residual_weight_ = 0.0f;
+  float residual_weight_ = 0.0f;
+  float fine_residual_weight_ = 0.0f;
+  double bound_factor_ = 1.0;
+  double offset_ = 0.0;
+  double slack_ = 0.0;
+
+  static std::vector<std::uint32_t> quads(const CodePlan& plan) {
+    std::vector<std::uint32_t> ends(plan.ends, plan.ends + plan.n_front_steps);
+    for (std::uint32_t& end : ends) end /= 4;
+    return ends;
+  }
+};
+
+struct Plan {
+  const Kernels& kernels;
+  const Store& store;
+  const CodePlan& plan;
+  const Codes& codes;
+  const Request& request;
+
+  std::vector<Query> prepare(std::size_t first, std::size_t n) const {
+    const std::size_t stride = n_panels(plan) * kLanes;
+    std::vector<const float*> from(n);
+    for (std::size_t i = 0; i < n; ++i) from[i] = request.queries + (first + i) * store.dim;
+    std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
+    std::vector<float> z(n * stride);
+    project(kernels, plan, from.data(), n, centred.data(), z.data());
+    std::vector<Query> queries;
+    queries.reserve(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      queries.emplace_back(kernels, store, plan, codes, request, from[i], z.data() + i * stride);
+    }
+    return queries;
+  }
+
+  void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges, Search* searches) const {
+    Query::scan_tile(queries, ranges, n_ranges, searches);
+  }
+};
+
+constexpr std::size_t kRowsTogether = 64;
+
+}  // namespace
+
+bool fill_codes(const Kernels& kernels, const Store& store, const CodePlan& plan, const Codes& codes, std::size_t first,
+                std::size_t last, std::size_t n_threads, const Interrupt& interrupt) {
+  const std::size_t stride = n_panels(plan) * kLanes;
+  const std::size_t body_stride = plan.body_stride();
+  const std::size_t n_pieces = (last - first + kRowsTogether - 1) / kRowsTogether;
+  return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    const std::size_t begin = first + piece * kRowsTogether;
+    const std::size_t n = std::min(kRowsTogether, last - begin);
+    const float* rows[kRowsTogether];
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::int64_t row = store.row(begin + i);
+      const bool present = row >= 0 && row < static_cast<std::int64_t>(store.n_rows);
+      rows[i] = present ? store.rows + static_cast<std::size_t>(row) * plan.dim : nullptr;
+    }
+    std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
+    std::vector<float> y(n * stride);
+    project(kernels, plan, rows, n, centred.data(), y.data());
+    std::vector<std::int8_t> code(plan.n_front + body_length(plan));
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t at = begin + i;
+      std::fill(code.begin(), code.end(), std::int8_t{0});
+      if (rows[i] == nullptr) {
+        codes.base[at] = std::numeric_limits<float>::infinity();
+        codes.residuals[at] = 0;
+        for (std::size_t step = 0; step < plan.n_tails(); ++step) codes.tails[step * codes.tail_stride + at] = 0;
+      } else {
+        code_row(store, plan, codes, at, rows[i], y.data() + i * stride, code.data());
+      }
+      std::int8_t* const group = codes.front + at / kLanes * kLanes * plan.n_front + at % kLanes * 4;
+      for (std::size_t j = 0; j < plan.n_quads(); ++j) std::memcpy(group + j * kLanes * 4, code.data() + 4 * j, 4);
+      const std::int8_t* const rest = code.data() + plan.n_front;
+      std::int8_t* const row = codes.body + at * body_stride;
+      if (plan.body_bits == 8) {
+        if (body_stride > 0) std::memcpy(row, rest, body_stride);
+        continue;
+      }
+      for (std::size_t b = 0; b < body_stride; ++b) {
+        const std::size_t low = b / 64 * 128 + b % 64;
+        row[b] = static_cast<std::int8_t>((rest[low] + 8) | (rest[low + 64] + 8) << 4);
+      }
+    }
+  });
+}
+
+bool project_all(const Kernels& kernels, const CodePlan& plan, const float* x, std::size_t n, float* y,
+                 std::size_t n_threads, const Interrupt& interrupt) {
+  const std::size_t stride = n_panels(plan) * kLanes;
+  return parallel_for((n + kRowsTogether - 1) / kRowsTogether, n_threads, interrupt,
+                      [&](std::size_t piece, std::size_t) {
+                        const std::size_t begin = piece * kRowsTogether;
+                        const std::size_t m = std::min(kRowsTogether, n - begin);
+                        const float* rows[kRowsTogether];
+                        for (std::size_t i = 0; i < m; ++i) rows[i] = x + (begin + i) * plan.dim;
+                        std::vector<float> centred(plan.panels == nullptr ? 0 : m * plan.dim);
+                        std::vector<float> out(m * stride);
+                        project(kernels, plan, rows, m, centred.data(), out.data());
+                        for (std::size_t i = 0; i < m; ++i)
+                          std::copy_n(out.data() + i * stride, plan.dim, y + (begin + i) * plan.dim);
+                      });
+}
+
+bool scan_codes(const Kernels& kernels, const Store& store, const CodePlan& plan, const Codes& codes,
+                const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
+  return search_lists(store, request, Plan{kernels, store, plan, codes, request}, output, n_threads, interrupt);
+}
+
+}  // namespace lw

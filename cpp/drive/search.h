@@ -1,0 +1,126 @@
+// The loop over a store's pieces that every kind of scan shares: waves, threads, tiles of queries.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "float_mode.h"
+#include "store.h"
+
+namespace lw {
+
+// A piece of a query's work: consecutive ranges with one running bound. Its size is fixed, so that the pruning, and
+// with it an inexact answer, is the same for any number of threads and queries.
+inline constexpr std::size_t kPositionsPerPiece = 4096;
+inline constexpr std::size_t kPiecesPerWave = 64;
+// Queries that look at a piece while it is in the cache.
+inline constexpr std::size_t kQueriesPerTile = 64;
+
+struct Piece {
+  std::size_t first, last;  // ranges
+};
+
+struct Pieces {
+  std::vector<Range> ranges;
+  std::vector<Piece> pieces;
+
+  // The probed lists of one query, all if probes is null.
+  Pieces(const Store& store, const std::int64_t* probes, std::size_t n_probe) {
+    if (probes == nullptr) n_probe = store.n_lists;
+    for (std::size_t i = 0; i < n_probe; ++i) {
+      const std::int64_t list = probes == nullptr ? static_cast<std::int64_t>(i) : probes[i];
+      if (list < 0) continue;
+      const auto l = static_cast<std::size_t>(list);
+      const std::int64_t end = store.list_begin[l] + store.list_size[l];
+      for (std::int64_t at = store.list_begin[l]; at < end; at += kPositionsPerPiece) {
+        const std::int64_t stop = std::min<std::int64_t>(store.list_begin[l + 1], at + kPositionsPerPiece);
+        ranges.push_back({at, stop, std::min(stop, end) - at});
+      }
+    }
+    std::size_t positions = 0;
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      if (pieces.empty() || positions >= kPositionsPerPiece) {
+        pieces.push_back({i, i});
+        positions = 0;
+      }
+      pieces.back().last = i + 1;
+      positions += static_cast<std::size_t>(ranges[i].end - ranges[i].begin);
+    }
+  }
+
+  // Waves of 1, 1, 2, 4, ... pieces: those of a wave start from one bound and can run side by side.
+  std::size_t wave(std::size_t first) const {
+    return std::min({std::max<std::size_t>(first, 1), kPiecesPerWave, pieces.size() - first});
+  }
+};
+
+// Adds what a piece found to what its query has.
+inline void merge(const Search& piece, Search& whole) {
+  for (const Neighbor& candidate : piece.found) whole.best.push(candidate);
+  whole.stats.candidates += piece.stats.candidates;
+  whole.stats.dimensions += piece.stats.dimensions;
+  whole.stats.settled += piece.stats.settled;
+}
+
+// Plan::prepare(first, n) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges, search),
+// which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries at once.
+template <class Plan>
+[[nodiscard]] bool search_lists(const Store& store, const Request& request, const Plan& plan, const Output& output,
+                                std::size_t n_threads, const Interrupt& interrupt) {
+  const DefaultFloatMode mode;
+  const TopK empty(request.k, request.radius);
+  const auto probes = [&](std::size_t q) {
+    return request.probes == nullptr ? nullptr : request.probes + q * request.n_probe;
+  };
+
+  // Few queries share the threads within each of them, many are dealt out whole: the answers are the same.
+  if (request.n_queries < 2 * n_threads) {
+    const auto queries = plan.prepare(0, request.n_queries);
+    std::vector<Search> parts(kPiecesPerWave, Search{empty, {}, {}});
+    for (std::size_t q = 0; q < request.n_queries; ++q) {
+      const Pieces work(store, probes(q), request.n_probe);
+      Search whole{empty, {}, {}};
+      for (std::size_t first = 0; first < work.pieces.size();) {
+        const std::size_t n = work.wave(first);
+        const bool finished = parallel_for(n, n_threads, interrupt, [&](std::size_t i, std::size_t) {
+          const Piece& piece = work.pieces[first + i];
+          parts[i] = {whole.best, {}, {}};
+          queries[q].scan(work.ranges.data() + piece.first, piece.last - piece.first, parts[i]);
+        });
+        if (!finished) return false;
+        for (std::size_t i = 0; i < n; ++i) merge(parts[i], whole);
+        first += n;
+      }
+      output.take(q, request.k, whole);
+    }
+    return true;
+  }
+
+  // With lists of its own, a query shares no piece with another: its tile is itself.
+  const std::size_t n_tile =
+      request.probes != nullptr ? 1 : std::clamp<std::size_t>(request.n_queries / (2 * n_threads), 1, kQueriesPerTile);
+  const std::size_t n_tiles = (request.n_queries + n_tile - 1) / n_tile;
+  return parallel_for(n_tiles, n_threads, interrupt, [&](std::size_t tile, std::size_t) {
+    const std::size_t q0 = tile * n_tile;
+    const std::size_t n = std::min(n_tile, request.n_queries - q0);
+    const auto queries = plan.prepare(q0, n);
+    const Pieces work(store, probes(q0), request.n_probe);
+    std::vector<Search> whole(n, Search{empty, {}, {}});
+    std::vector<Search> parts;
+    for (std::size_t first = 0; first < work.pieces.size();) {
+      const std::size_t n_pieces = work.wave(first);
+      parts.clear();
+      for (std::size_t i = 0; i < n_pieces; ++i) {
+        const Piece& piece = work.pieces[first + i];
+        for (std::size_t q = 0; q < n; ++q) parts.push_back({whole[q].best, {}, {}});
+        plan.scan_tile(queries, work.ranges.data() + piece.first, piece.last - piece.first, parts.data() + i * n);
+      }
+      for (std::size_t i = 0; i < parts.size(); ++i) merge(parts[i], whole[i % n]);
+      first += n_pieces;
+    }
+    for (std::size_t q = 0; q < n; ++q) output.take(q0 + q, request.k, whole[q]);
+  });
+}
+
+}  // namespace lw

@@ -1,0 +1,63 @@
+#include "store.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace lw {
+
+void settle(const Kernels& kernels, const Store& store, const float* query, const std::int64_t* rows, std::size_t n,
+            Search& search) {
+  constexpr std::size_t kTogether = 64;
+  float distances[kTogether];
+  for (std::size_t first = 0; first < n; first += kTogether) {
+    const std::size_t m = std::min(kTogether, n - first);
+    score_rows(kernels, store.metric, query, store.rows, rows + first, m, store.dim, distances);
+    for (std::size_t i = 0; i < m; ++i) {
+      const std::int64_t row = rows[first + i];
+      const Neighbor candidate{distances[i], store.labels == nullptr ? row : store.labels[row]};
+      if (search.best.push(candidate)) search.found.push_back(candidate);
+    }
+  }
+  search.stats.settled += n;
+  search.stats.dimensions += n * store.dim;
+}
+
+bool rescore(const Kernels& kernels, const Store& store, const float* queries, std::size_t n_queries,
+             const std::int64_t* rows, std::size_t n_ids, std::size_t k, const Output& output, std::size_t n_threads,
+             const Interrupt& interrupt) {
+  return parallel_for(n_queries, n_threads, interrupt, [&](std::size_t q, std::size_t) {
+    constexpr std::size_t kTogether = 16;
+    const float* const query = queries + q * store.dim;
+    Search search{TopK(k), {}, {}};
+    std::vector<std::int64_t> named(rows + q * n_ids, rows + (q + 1) * n_ids);
+    std::erase(named, -1);
+    // Named twice, a row would take two places.
+    std::vector<std::int64_t> seen = named;
+    std::sort(seen.begin(), seen.end());
+    if (std::adjacent_find(seen.begin(), seen.end()) != seen.end()) {
+      seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+      named = seen;
+    }
+    search.stats.candidates = named.size();
+    for (std::size_t first = 0; first < named.size(); first += kTogether) {
+      const std::size_t n = std::min(kTogether, named.size() - first);
+      const float bound = search.best.bound();
+      if (store.metric != Metric::kL2 || bound == std::numeric_limits<float>::infinity()) {
+        settle(kernels, store, query, named.data() + first, n, search);
+        continue;
+      }
+      float distances[kTogether];
+      kernels.l2_rows_within(query, store.rows, named.data() + first, n, store.dim, bound, distances);
+      for (std::size_t i = 0; i < n; ++i) {
+        if (distances[i] == std::numeric_limits<float>::infinity()) continue;
+        const std::int64_t row = named[first + i];
+        search.best.push({distances[i], store.labels == nullptr ? row : store.labels[row]});
+        ++search.stats.settled;
+        search.stats.dimensions += store.dim;
+      }
+    }
+    output.take(q, k, search);
+  });
+}
+
+}  // namespace lw

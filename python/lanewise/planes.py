@@ -1,0 +1,327 @@
+"""Planes: the rows once more, in a form that is fast to scan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise import _native
+from lanewise.coding import CodePlan, learn, measured
+from lanewise.kernels import Kernels
+from lanewise.rotation import RandomRotation
+
+__all__ = ["BlockPlanes", "CodePlanes", "Planes"]
+
+# Kernels read whole registers, and so behind the end.
+_FRONT_PADDING = 1024
+_BODY_PADDING = 64
+
+Floats = npt.NDArray[np.float32]
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+class Planes(Protocol):
+    """What a scan reads first. Arrays may be longer than what is filled: that is room to grow."""
+
+    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> Self:
+        """Return empty planes with what there is to learn learned from the rows."""
+
+    def grown(self, positions: int) -> Self:
+        """Return planes with room for so many positions; arrays that others hold are left."""
+
+    def fill(
+        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+    ) -> Self:
+        """Enter the rows at all positions from `first` on."""
+
+    def calibrated(
+        self,
+        queries: Floats,
+        neighbors: Floats,
+        distances: Floats,
+        kernels: Kernels,
+        threads: int,
+    ) -> Self:
+        """Return planes whose likely bounds fit what was measured.
+
+        `queries` (m, dim) have the nearest rows `neighbors` (m, k, dim) at `distances` (m, k).
+        """
+
+    def native(self, positions: int) -> _native.Blocks | _native.Codes:
+        """Return the filled part, as the drivers take it."""
+
+    def arrays(self, positions: int) -> Arrays:
+        """Return what `restored` needs, without room to grow."""
+
+    def restored(self, arrays: Arrays) -> Self:
+        """Return the planes that `arrays` described."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+
+    @property
+    def rotation(self) -> str | None:
+        """Name of the axes."""
+
+
+class BlockPlanes:
+    """Centred and randomly rotated rows in float32, dimension-major in blocks of 64.
+
+    Parameters
+    ----------
+    dim, seed
+        Of the rotation.
+    product : bool
+        Whether distances are made of inner products, so that each row needs its norm.
+    """
+
+    rotation = "fwht"
+
+    def __init__(self, dim: int, seed: int, product: bool) -> None:
+        self.dim, self.seed, self.product = dim, seed, product
+        self._rotation = RandomRotation(dim, seed=seed)
+        self._center = np.zeros(dim, dtype=np.float32)
+        self._norms = np.empty(0, dtype=np.float32)
+        self._data = np.empty(0, dtype=np.float32)
+        self._max_centered_norm2 = 0.0
+
+    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> BlockPlanes:
+        """See `Planes`: what is learned is the mean."""
+        new = BlockPlanes(self.dim, self.seed, self.product)
+        _native.mean(rows, new._center)
+        new._norms = np.zeros(positions, dtype=np.float32)
+        new._data = np.empty(positions * self.dim, dtype=np.float32)
+        return new
+
+    def grown(self, positions: int) -> BlockPlanes:
+        """See `Planes`."""
+        if positions <= len(self._norms):
+            return self
+        new = self._copy()
+        room = max(positions, len(self._norms) * 3 // 2 // 64 * 64)
+        new._norms = _extended(self._norms, room)
+        new._data = _extended(self._data, room * self.dim)
+        return new
+
+    def fill(
+        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+    ) -> BlockPlanes:
+        """See `Planes`."""
+        new = self._copy()
+        largest = _native.fill_blocks(
+            kernels,
+            self._rotation.native,
+            self._center,
+            store,
+            first,
+            self._norms[:positions] if self.product else None,
+            self._data[: positions * self.dim],
+            threads,
+        )
+        new._max_centered_norm2 = max(self._max_centered_norm2, largest)
+        return new
+
+    def calibrated(self, *_: object) -> BlockPlanes:
+        """See `Planes`: a random rotation has nothing to measure."""
+        return self
+
+    def native(self, positions: int) -> _native.Blocks:
+        """See `Planes`."""
+        return _native.Blocks(
+            self._rotation.native,
+            self._center,
+            self._norms[:positions],
+            self._data[: positions * self.dim],
+            math.sqrt(self._max_centered_norm2),
+        )
+
+    def arrays(self, positions: int) -> Arrays:
+        """See `Planes`."""
+        return {
+            "center": self._center,
+            "norms": self._norms[:positions],
+            "blocks": self._data[: positions * self.dim],
+            "max_centered_norm2": np.array([self._max_centered_norm2]),
+        }
+
+    def restored(self, arrays: Arrays) -> BlockPlanes:
+        """See `Planes`."""
+        new = self._copy()
+        new._center, new._norms, new._data = (arrays[n] for n in ("center", "norms", "blocks"))
+        new._max_centered_norm2 = float(arrays["max_centered_norm2"][0])
+        return new
+
+    @property
+    def nbytes(self) -> int:
+        """See `Planes`."""
+        return self._norms.nbytes + self._data.nbytes + self._center.nbytes
+
+    def _copy(self) -> BlockPlanes:
+        new = BlockPlanes.__new__(BlockPlanes)
+        new.__dict__.update(self.__dict__)
+        return new
+
+
+class CodePlanes:
+    """Rows in codes on axes of their own, with what certifies them.
+
+    Parameters
+    ----------
+    dim : int
+    axes : {"auto", "pca", None}
+        See `lanewise.coding.learn`.
+    product : bool
+        Whether distances are made of inner products.
+    body_bits : {8, 4}
+        Bits of the codes that survivors of the front read.
+    """
+
+    _NAMES = ("front", "body", "base", "residuals", "tails")
+
+    def __init__(self, dim: int, axes: str | None, product: bool, body_bits: int) -> None:
+        self.dim, self.axes, self.product, self.body_bits = dim, axes, product, body_bits
+        self.plan: CodePlan | None = None
+        self._native_plan: _native.CodePlan | None = None
+        self._planes: Arrays = {}
+
+    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> CodePlanes:
+        """See `Planes`: what is learned are axes, steps and scales."""
+        return self._with(learn(rows, self.axes, self.body_bits, kernels, threads)).grown(positions)
+
+    def grown(self, positions: int) -> CodePlanes:
+        """See `Planes`."""
+        if self.plan is None or self._room >= positions > 0:
+            return self
+        new = self._with(self.plan)
+        room = max(positions, self._room * 3 // 2 // 64 * 64)
+        assert new._native_plan is not None
+        stride, n_tails = new._native_plan.body_stride, new._native_plan.n_tails
+        old = self._planes or {
+            "front": np.empty(0, dtype=np.int8),
+            "body": np.empty(0, dtype=np.int8),
+            "base": np.empty(0, dtype=np.float32),
+            "residuals": np.empty(0, dtype=np.uint16),
+            "tails": np.empty((n_tails, 0), dtype=np.uint16),
+        }
+        new._planes = {
+            "front": _extended(old["front"], room * self.plan.n_front + _FRONT_PADDING),
+            "body": _extended(old["body"], room * stride + _BODY_PADDING),
+            "base": _extended(old["base"], room),
+            "residuals": _extended(old["residuals"], room),
+            "tails": _extended(old["tails"], room),
+        }
+        return new
+
+    def fill(
+        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+    ) -> CodePlanes:
+        """See `Planes`."""
+        self.native(positions).fill(kernels, store, first // 16 * 16, positions, threads)
+        return self
+
+    def calibrated(
+        self,
+        queries: Floats,
+        neighbors: Floats,
+        distances: Floats,
+        kernels: Kernels,
+        threads: int,
+    ) -> CodePlanes:
+        """See `Planes`."""
+        assert self.plan is not None
+        assert self._native_plan is not None
+        Z = np.empty_like(queries)
+        self._native_plan.project(kernels, queries, Z, threads)
+        Y = np.empty_like(neighbors)
+        flat = (-1, neighbors.shape[-1])
+        self._native_plan.project(kernels, neighbors.reshape(flat), Y.reshape(flat), threads)
+        factor = 2.0 if self.product else 1.0
+        new = self._with(replace(self.plan, neighbors=measured(self.plan, Z, Y, distances, factor)))
+        new._planes = self._planes
+        return new
+
+    def native(self, positions: int) -> _native.Codes:
+        """See `Planes`."""
+        assert self._native_plan is not None
+        return _native.Codes(self._native_plan, *(self._planes[name] for name in self._NAMES))
+
+    def arrays(self, positions: int) -> Arrays:
+        """See `Planes`."""
+        plan = self.plan
+        if plan is None or self._native_plan is None:
+            return {}
+        panels = np.empty(0, dtype=np.float32) if plan.panels is None else plan.panels
+        return {
+            "front": self._planes["front"][: positions * plan.n_front + _FRONT_PADDING],
+            "body": self._planes["body"][
+                : positions * self._native_plan.body_stride + _BODY_PADDING
+            ],
+            "base": self._planes["base"][:positions],
+            "residuals": self._planes["residuals"][:positions],
+            "tails": self._planes["tails"][:, :positions],
+            "steps": np.array(
+                [plan.body_bits, plan.n_front, plan.n_front_steps, *plan.ends], dtype=np.uint32
+            ),
+            "center": plan.center,
+            "panels": panels,
+            "scales": plan.scales,
+            "bounds": np.array(
+                [plan.distortion, plan.front_length, plan.body_length, plan.residual]
+            ),
+            "neighbors": plan.neighbors,
+        }
+
+    def restored(self, arrays: Arrays) -> CodePlanes:
+        """See `Planes`."""
+        if not arrays:
+            return self
+        steps, bounds = arrays["steps"], [float(bound) for bound in arrays["bounds"]]
+        plan = CodePlan(
+            body_bits=int(steps[0]),
+            n_front=int(steps[1]),
+            n_front_steps=int(steps[2]),
+            ends=np.ascontiguousarray(steps[3:]),
+            center=arrays["center"],
+            panels=arrays["panels"] if arrays["panels"].size > 0 else None,
+            distortion=bounds[0],
+            scales=arrays["scales"],
+            front_length=bounds[1],
+            body_length=bounds[2],
+            residual=bounds[3],
+            neighbors=arrays["neighbors"],
+        )
+        new = self._with(plan)
+        new._planes = {name: np.ascontiguousarray(arrays[name]) for name in self._NAMES}
+        return new
+
+    @property
+    def nbytes(self) -> int:
+        """See `Planes`."""
+        plan = 0 if self.plan is None else self.plan.nbytes
+        return plan + sum(array.nbytes for array in self._planes.values())
+
+    @property
+    def rotation(self) -> str | None:
+        """See `Planes`."""
+        return None if self.plan is None else self.plan.rotation
+
+    @property
+    def _room(self) -> int:
+        return len(self._planes["base"]) if self._planes else 0
+
+    def _with(self, plan: CodePlan) -> CodePlanes:
+        new = CodePlanes(self.dim, self.axes, self.product, self.body_bits)
+        new.plan, new._native_plan = plan, plan.native
+        return new
+
+
+def _extended(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
+    """Return a copy with a longer last axis."""
+    new = np.zeros((*array.shape[:-1], length), dtype=array.dtype)
+    new[..., : array.shape[-1]] = array
+    return new
