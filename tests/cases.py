@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from conftest import EXTENSIONS, RUNNABLE
 
 from lanewise import _native, oracle
 
@@ -18,8 +19,11 @@ SCALAR = _native.kernels_by_name("scalar")
 # For tests that compare with `scalar`, which would pass against itself whatever it did.
 beside_scalar = pytest.mark.parametrize(
     "kernels",
-    [name for name, runnable in _native.kernel_names() if runnable and name != "scalar"],
+    [name for name in RUNNABLE if name != "scalar" and name not in EXTENSIONS],
     indirect=True,
+)
+codes_beside_scalar = pytest.mark.parametrize(
+    "code_kernels", [name for name in RUNNABLE if name != "scalar"], indirect=True
 )
 LANES = 16
 BLOCK = 64
@@ -84,6 +88,33 @@ DATA = {
 }
 
 
+def longest(rng, shape):
+    """Rows as long as they may be."""
+    rows = rng.standard_normal(shape)
+    rows *= 6.5e18 / np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    return rows.astype(np.float32)
+
+
+def _offset(rng, shape):
+    middle = 1000 * KINDS["normal"](np.random.default_rng(2), (1, shape[1]))
+    return middle + KINDS["normal"](rng, shape) * (np.arange(shape[1]) % 3 > 0).astype(np.float32)
+
+
+# What breaks codes: see the comments.
+CODE_DATA = {
+    **DATA,
+    "longest": longest,
+    # Nothing is left of such numbers if they are multiplied by less than a half.
+    "subnormal": lambda rng, shape: np.ldexp(rng.integers(-9, 10, shape), -149).astype(np.float32),
+    # What lies off the centre is a thousandth, and where a coordinate does not move, nothing.
+    "offset": _offset,
+    # Where all point the same way, a product is as large as lengths allow.
+    "on a line": lambda rng, shape: (
+        rng.standard_normal((shape[0], 1)) * np.random.default_rng(3).standard_normal(shape[1])
+    ).astype(np.float32),
+}
+
+
 def unit(rows):
     """Rows of length one, as the cosine wants them."""
     out = np.empty_like(rows)
@@ -93,8 +124,8 @@ def unit(rows):
 
 def draw(rng, name, n_rows, n_queries, dim, metric):
     """Rows and queries of one kind; one of the rows, and zero, are among the queries."""
-    rows = DATA[name](rng, (n_rows, dim))
-    queries = DATA[name](rng, (n_queries, dim))
+    rows = CODE_DATA[name](rng, (n_rows, dim))
+    queries = CODE_DATA[name](rng, (n_queries, dim))
     if n_rows > 0:
         queries[0] = rows[n_rows // 2]
     queries[1] = 0
@@ -155,8 +186,85 @@ def row_scores(kernels, metric, query, rows, ids):
     return out
 
 
+def project(kernels, x, axes):
+    panels = pack(axes)
+    out = np.full((len(x), len(panels) * LANES), np.nan, dtype=np.float32)
+    kernels.project(x, panels, out)
+    return out
+
+
+SCREEN_GROUPS = 64
+SCREEN_QUERIES = 16
+
+
+@dataclass
+class Screening:
+    """What screen_codes is asked: codes of some groups, and some queries."""
+
+    codes: np.ndarray  # (n_groups, n_quads, 16, 4)
+    base: np.ndarray  # (n_groups * 16,)
+    residuals: np.ndarray  # (n_groups * 16,)
+    tails: np.ndarray  # (n_steps, n_groups * 16)
+    ends: np.ndarray  # (n_steps,)
+    queries: np.ndarray  # (n_queries, 4 * n_quads)
+    tail_weights: np.ndarray  # (n_queries, n_steps)
+    residual_weights: np.ndarray  # (n_queries,)
+    scales: np.ndarray  # (n_queries,)
+    limits: np.ndarray  # (n_queries,)
+    alive: np.ndarray  # (n_queries, n_groups)
+
+
+def screen_codes(kernels, case, *, tile):
+    """Survivors, the estimates of groups that have one (NaN for the others), and quads read."""
+    n_queries, n_groups = case.alive.shape
+    # What lies behind the last group may be read, but not count.
+    codes = np.concatenate([case.codes, np.full_like(case.codes[:1], 77)])
+    begins = np.concatenate(([0], case.ends[:-1]))
+    sums = [
+        [query[4 * b : 4 * e].sum(dtype=np.int32) for b, e in zip(begins, case.ends, strict=True)]
+        for query in case.queries
+    ]
+    alive = np.full((n_queries, SCREEN_GROUPS), 0x5A5A, dtype=np.uint16)
+    alive[:, :n_groups] = case.alive
+    estimates = np.full((n_queries, SCREEN_GROUPS * LANES), np.nan, dtype=np.float32)
+    quads_read = np.full(n_queries, 5, dtype=np.uint64)  # counted on
+    kernels.screen_codes(
+        codes,
+        case.base,
+        case.residuals,
+        case.tails,
+        case.ends,
+        case.queries,
+        np.array(sums, np.int32),
+        case.tail_weights,
+        case.residual_weights,
+        case.scales,
+        case.limits,
+        alive,
+        estimates,
+        quads_read,
+        tile,
+    )
+    assert (alive[:, n_groups:] == 0x5A5A).all()
+    assert np.isnan(estimates[:, n_groups * LANES :]).all()
+    quads_read -= np.uint64(5)
+    return alive[:, :n_groups], of_live_groups(alive[:, :n_groups], estimates), quads_read
+
+
+def of_live_groups(alive, estimates):
+    """Estimates of groups that have a candidate left: what the others hold, nobody promises."""
+    live = np.repeat(alive > 0, LANES, axis=1)
+    return np.where(live, estimates[:, : live.shape[1]], np.float32(np.nan))
+
+
+def dot_codes(kernels, query, rows, positions):
+    out = np.full(len(positions), -1, dtype=np.int32)
+    kernels.dot_codes(query, rows, positions, out)
+    return out
+
+
 def pack(rows):
-    """Rows as the assign kernel wants them: groups of 16, dimension-major, the last one padded."""
+    """Rows as project and assign want them: groups of 16, dimension-major, the last one padded."""
     n, dim = rows.shape
     n_groups = -(-n // LANES)
     padded = np.zeros((n_groups * LANES, dim), dtype=np.float32)
@@ -272,17 +380,27 @@ def score_lists(kernels, metric, queries, rows, ids, n_threads=1):
     return out
 
 
-def nearest(kernels, metric, queries, rows, k, ids=None):
+def nearest(kernels, metric, queries, rows, k, ids=None, labels=None):
     """The canonical answer: all rows (or those named) scored and sorted by (distance, id)."""
     ids = np.arange(len(rows), dtype=np.int64) if ids is None else ids
     table = np.ascontiguousarray(np.broadcast_to(ids, (len(queries), len(ids))))
     scores = score_lists(kernels, metric, queries, rows, table)
+    table = table if labels is None else labels[table]
     order = np.lexsort((table, scores), axis=1)[:, :k]
     distances = np.full((len(queries), k), np.inf, dtype=np.float32)
     found = np.full((len(queries), k), -1, dtype=np.int64)
     distances[:, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
     found[:, : order.shape[1]] = np.take_along_axis(table, order, axis=1)
     return distances, found
+
+
+def near(kernels, metric, queries, rows, radius, ids=None, labels=None):
+    """The canonical answer to a radius: limits, distances and ids of all that are no farther."""
+    n = len(rows) if ids is None else len(ids)
+    distances, found = nearest(kernels, metric, queries, rows, n, ids, labels)
+    inside = distances <= np.float32(radius)
+    limits = np.concatenate(([0], np.cumsum(inside.sum(axis=1))))
+    return limits, distances[inside], found[inside]
 
 
 @dataclass
@@ -317,64 +435,227 @@ def many_lists(sizes, *, order=None, padding=0):
 
 @dataclass
 class Store:
-    """A native store with the arrays it was made of."""
+    """A native store and its planes, with the arrays that they were made of."""
 
     native: _native.Store
-    plan: RotationPlan
+    planes: _native.Blocks | _native.Codes
+    plan: "RotationPlan | CodePlan"
     lists: Lists
     rows: np.ndarray
     center: np.ndarray
-    blocks: np.ndarray
-    norms: np.ndarray
-    max_centered_norm2: float
+    arrays: dict
+
+    def again(self, kernels, metric, n_threads):
+        """The same made once more."""
+        make = code_store if isinstance(self.plan, CodePlan) else make_store
+        return make(kernels, self.plan, metric, self.rows, self.lists, n_threads=n_threads)
 
 
-def make_store(kernels, plan, metric, rows, lists, *, center=None, n_threads=1):
+def native_store(metric, rows, lists, labels=None):
+    max_norm2 = _native.squared_norms(rows, np.empty(len(rows)))
+    return _native.Store(
+        metric, lists.begin, lists.size, lists.ids, labels, rows, math.sqrt(max_norm2)
+    )
+
+
+def mean(rows):
+    center = np.empty(rows.shape[1], dtype=np.float32)
+    _native.mean(rows, center)
+    return center
+
+
+def make_store(kernels, plan, metric, rows, lists, *, center=None, labels=None, n_threads=1):
+    """Rows in rotated blocks."""
     n_positions, dim = len(lists.ids), plan.dim
-    if center is None:
-        center = np.empty(dim, dtype=np.float32)
-        _native.mean(rows, center)
+    center = mean(rows) if center is None else center
+    native = native_store(metric, rows, lists, labels)
     blocks = np.full(n_positions * dim, np.nan, dtype=np.float32)
     norms = np.zeros(n_positions, dtype=np.float32)
     max_centered_norm2 = _native.fill_blocks(
         kernels,
         plan.native,
         center,
-        rows,
-        lists.begin,
-        lists.ids,
+        native,
         0,
         None if metric == "l2" else norms,
         blocks,
         n_threads,
     )
-    max_norm2 = _native.squared_norms(rows, np.empty(len(rows)))
-    native = _native.Store(
-        metric,
-        lists.begin,
-        lists.size,
-        lists.ids,
-        norms,
-        blocks,
-        rows,
-        center,
-        math.sqrt(max_norm2),
-        math.sqrt(max_centered_norm2),
-    )
-    return Store(native, plan, lists, rows, center, blocks, norms, max_centered_norm2)
+    planes = _native.Blocks(plan.native, center, norms, blocks, math.sqrt(max_centered_norm2))
+    arrays = {"blocks": blocks, "norms": norms, "max_centered_norm2": max_centered_norm2}
+    return Store(native, planes, plan, lists, rows, center, arrays)
 
 
-def scan(kernels, store, queries, k, *, probes=None, eps0=np.inf, delta=32, n_threads=1):
+@dataclass
+class CodePlan:
+    """Axes and steps of byte codes, made by hand.
+
+    Steps are dimensions: those of the front, then those behind it.
+    """
+
+    center: np.ndarray
+    scales: np.ndarray
+    front: tuple
+    body: tuple = ()
+    axes: np.ndarray | None = None
+    distortion: float = 0.0
+    front_length: float = 1.0
+    body_length: float = 1.0
+    residual: float = 0.0
+    neighbor: tuple = (1.0, 0.0)
+
+    def __post_init__(self):
+        self.ends = np.array([*self.front, *self.body], dtype=np.uint32)
+        self.panels = None if self.axes is None else pack(self.axes)
+        self.native = _native.CodePlan(
+            self.front[-1],
+            len(self.front),
+            self.ends,
+            self.center,
+            self.panels,
+            self.distortion,
+            self.scales,
+            self.front_length,
+            self.body_length,
+            self.residual,
+            np.tile(self.neighbor, (len(self.ends), 1)),
+        )
+
+    @property
+    def dim(self):
+        return len(self.center)
+
+    @property
+    def whole(self):
+        """Dimensions with the padding to a multiple of four."""
+        return int(self.ends[-1])
+
+    def projected(self, x):
+        """What the scan takes for M (x - center), bit for bit."""
+        y = np.full_like(x, np.nan)
+        self.native.project(SCALAR, x, y, 1)
+        return y
+
+
+@functools.cache
+def random_axes(dim, seed=0):
+    """Orthonormal axes, rounded, and how far they may distort products."""
+    rng = np.random.default_rng([dim, seed])
+    axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+    return axes, oracle.distortion(axes)
+
+
+def steps(dim):
+    """Fronts and bodies of all kinds: one step or many, without a body, in one or many pieces."""
+    whole = -(-dim // 4) * 4
+    yield (whole,), ()
+    if whole >= 12:
+        yield (4, 8, whole), ()
+        yield (4, whole - 4), (whole,)
+    if whole >= 8:
+        yield (4,), (whole,)
+    if whole > 4 + 64:
+        yield (4,), (4 + 64, whole)
+    if whole > 12 + 192:
+        yield (4, 8, 12), (12 + 64, 12 + 192, whole)
+
+
+def codes_of(y, scales):
+    """Codes of projected rows as the driver makes them: in float32, to the nearest even."""
+    quotient = np.divide(y, scales, out=np.zeros_like(y), where=scales > 0)
+    return np.clip(np.rint(quotient), -127, 127)
+
+
+def code_plan(rows, *, front=None, body=(), axes=None, distortion=None, center=None, coarse=1.0):
+    """A plan whose codes reach as far as the rows do, with the lengths that they have.
+
+    Codes of coarse > 1 say less about the rows than they could, those of coarse < 1 are clipped.
+    `axes` may be "random"; how far others distort products is for the oracle to say.
+    """
+    dim = rows.shape[1]
+    if isinstance(axes, str):
+        axes, distortion = random_axes(dim)
+    elif axes is None:
+        distortion = 0.0
+    elif distortion is None:
+        distortion = oracle.distortion(axes)
+    front = (-(-dim // 4) * 4,) if front is None else front
+    center = mean(rows) if center is None else center
+    options = {"front": front, "body": body, "axes": axes, "distortion": distortion}
+    y = CodePlan(center, np.ones(dim, np.float32), **options).projected(rows)
+    reach = np.abs(y).max(axis=0, initial=0).astype(np.float64)
+    scales = (reach / 127 * coarse).astype(np.float32)
+    codes = codes_of(y, scales).astype(np.float64)
+    left = np.sqrt(((y - codes * scales) ** 2).sum(axis=1))
+    left += (distortion + oracle.UNIT) * np.sqrt(((rows.astype(np.float64) - center) ** 2).sum(1))
+    options["residual"] = float(left.sum() / max(len(left), 1))
+    lengths = [
+        np.sqrt((part**2).sum(axis=1)).sum() / max(left.sum(), 1e-300)
+        for part in (codes[:, : front[-1]], codes[:, front[-1] :])
+    ]
+    lengths = {name: length or 1.0 for name, length in zip(LENGTHS, lengths, strict=True)}
+    return CodePlan(center, scales, **options, **lengths)
+
+
+LENGTHS = ("front_length", "body_length")
+
+
+def code_store(kernels, plan, metric, rows, lists, *, labels=None, n_threads=1):
+    """Rows in byte codes. What nobody has written is not zero."""
+    n = len(lists.ids)
+    arrays = {
+        "front": np.full(n * plan.front[-1] + 1024, 55, np.int8),
+        "body": np.full(n * plan.native.body_stride + 64, 55, np.int8),
+        "base": np.full(n, np.nan, np.float32),
+        "residuals": np.full(n, 0x7FC0, np.uint16),
+        "tails": np.full((plan.native.n_tails, n), 0x7FC0, np.uint16),
+    }
+    native = native_store(metric, rows, lists, labels)
+    planes = _native.Codes(plan.native, *arrays.values())
+    planes.fill(kernels, native, 0, n, n_threads)
+    return Store(native, planes, plan, lists, rows, plan.center, arrays)
+
+
+def stored_codes(store):
+    """Codes of all positions, shape (positions, whole), read as cpp/drive/codes.h lays them out."""
+    n_front, n = store.plan.front[-1], len(store.lists.ids)
+    groups = store.arrays["front"][:-1024].reshape(n // LANES, n_front // 4, LANES, 4)
+    front = groups.transpose(0, 2, 1, 3).reshape(n, n_front)
+    body = store.arrays["body"][:-64].reshape(n, store.plan.whole - n_front)
+    return np.concatenate([front, body], axis=1)
+
+
+def bit_mask(allowed):
+    """Booleans as one bit a row, in words of 64."""
+    padded = np.zeros(-(-len(allowed) // 64) * 64, dtype=bool)
+    padded[: len(allowed)] = allowed
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def scan(
+    kernels,
+    store,
+    queries,
+    k,
+    *,
+    probes=None,
+    allowed=None,
+    eps0=np.inf,
+    delta=32,
+    n_threads=1,
+):
     """Distances, ids and stats (candidates, dimensions, settled) of a scan."""
     n = len(queries)
     distances = np.full((n, k), np.nan, dtype=np.float32)
     ids = np.full((n, k), -2, dtype=np.int64)
     stats = np.zeros((n, 3), dtype=np.uint64)
-    store.native.scan(
+    _native.scan(
         kernels,
-        store.plan.native,
+        store.native,
+        store.planes,
         queries,
         probes,
+        None if allowed is None else bit_mask(allowed),
         k,
         eps0,
         delta,
@@ -384,6 +665,30 @@ def scan(kernels, store, queries, k, *, probes=None, eps0=np.inf, delta=32, n_th
         n_threads,
     )
     return distances, ids, stats
+
+
+def scan_within(kernels, store, queries, radius, *, probes=None, allowed=None, n_threads=1):
+    """Limits, distances, ids and stats of a scan for all rows no farther than the radius."""
+    stats = np.zeros((len(queries), 3), dtype=np.uint64)
+    sizes = np.full(len(queries), -1, dtype=np.int64)
+    found = _native.scan_within(
+        kernels,
+        store.native,
+        store.planes,
+        queries,
+        probes,
+        None if allowed is None else bit_mask(allowed),
+        radius,
+        np.inf,
+        32,
+        stats,
+        n_threads,
+    )
+    found.sizes(sizes)
+    limits = np.concatenate(([0], np.cumsum(sizes)))
+    distances, ids = np.empty(limits[-1], np.float32), np.empty(limits[-1], np.int64)
+    found.copy(distances, ids)
+    return limits, distances, ids, stats
 
 
 def assign(kernels, metric, points, centroids, n_threads=1):

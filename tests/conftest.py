@@ -13,23 +13,36 @@ from lanewise import _native
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
 
+BUILT = [name for name, _ in _native.kernel_names()]
 RUNNABLE = [name for name, runnable in _native.kernel_names() if runnable]
+# These have instructions of their own for byte codes only, and all other kernels from another set.
+EXTENSIONS = {"amx", "avx512vnni", "avx2vnni", "neondot"}
 
 
 def pytest_sessionstart(session):
     """Fail where a kernel set that somebody counts on cannot run, instead of passing without it."""
-    expected = os.environ.get("LANEWISE_EXPECT_ISAS", "")
-    missing = {name.strip() for name in expected.split(",") if name.strip()} - set(RUNNABLE)
-    if missing:
-        raise pytest.UsageError(
-            f"LANEWISE_EXPECT_ISAS: {', '.join(sorted(missing))} cannot run here, "
-            f"only {', '.join(RUNNABLE)}"
-        )
+    asked = os.environ.get("LANEWISE_EXPECT_ISAS", "").split(",")
+    expected = {name.strip() for name in asked if name.strip()}
+    for names, reason in (
+        (expected - set(BUILT), "not in this build"),
+        (expected - set(RUNNABLE), "cannot run here"),
+    ):
+        if names:
+            raise pytest.UsageError(
+                f"LANEWISE_EXPECT_ISAS: {', '.join(sorted(names))} {reason}, "
+                f"only {', '.join(RUNNABLE)}"
+            )
+
+
+@pytest.fixture(scope="session", params=[name for name in RUNNABLE if name not in EXTENSIONS])
+def kernels(request):
+    """Every kernel set that can run here and has all kernels of its own, one after another."""
+    return _native.kernels_by_name(request.param)
 
 
 @pytest.fixture(scope="session", params=RUNNABLE)
-def kernels(request):
-    """Every kernel set that is built and can run here, one after another."""
+def code_kernels(request):
+    """Every kernel set that can run here: for tests in which byte codes have a part."""
     return _native.kernels_by_name(request.param)
 
 

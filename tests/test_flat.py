@@ -567,9 +567,9 @@ def test_wrong_construction_is_named(options, error, name):
 def test_ids_that_nobody_has_are_refused(rng):
     X = KINDS["normal"](rng, (5, 4))
     index = lw.Flat(4).add(X)
-    with pytest.raises(ValueError, match=r"^ids: expected 0 <= id < 5.*got 5 at row 1, column 0"):
+    with pytest.raises(ValueError, match=r"^ids: 5 is not in the index$"):
         index.score(X[:2], [[0], [5]])
-    with pytest.raises(ValueError, match=r"^ids: expected 0 <= id < 5.*got -2"):
+    with pytest.raises(ValueError, match=r"^ids: expected 0 <= id.*got -2"):
         index.score(X[0], [-2])
     with pytest.raises(ValueError, match=r"^ids: "):
         index.score(X[0], np.array([2**63 + 1], dtype=np.uint64))

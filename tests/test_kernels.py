@@ -6,11 +6,22 @@ within the error bound that follows from the order of operations.
 
 import doctest
 import pickle
+from fractions import Fraction
 
 import cases
 import numpy as np
 import pytest
-from cases import COUNTS, DIMS, KINDS, SCALAR, assert_same_bytes, beside_scalar
+from cases import (
+    COUNTS,
+    DIMS,
+    KINDS,
+    SCALAR,
+    assert_same_bytes,
+    beside_scalar,
+    codes_beside_scalar,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lanewise import _native, oracle
 
@@ -23,9 +34,9 @@ def test_scalar_is_always_there():
     assert len(set(names)) == len(names)
 
 
-def test_kernel_set_knows_its_name_and_survives_pickle(kernels):
-    assert _native.kernels_by_name(kernels.name).name == kernels.name
-    assert pickle.loads(pickle.dumps(kernels)).name == kernels.name
+def test_kernel_set_knows_its_name_and_survives_pickle(code_kernels):
+    assert _native.kernels_by_name(code_kernels.name).name == code_kernels.name
+    assert pickle.loads(pickle.dumps(code_kernels)).name == code_kernels.name
 
 
 def test_unknown_kernel_set_is_refused():
@@ -298,11 +309,240 @@ def test_assign_without_a_finite_score_takes_the_first(kernels):
     assert [array.tolist() for array in best] == [[0], [-np.inf], [-np.inf]]
 
 
+# ------------------------------------------------------------------------------------ project
+
+# Axes below, at and above a panel of 16, and above the four panels that one vector alone takes.
+AXES = (1, 15, 16, 17, 33, 80)
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_project_same_bits(kernels, rng, kind, dim):
+    for n_axes in AXES:
+        axes = KINDS["normal"](rng, (n_axes, dim))
+        for n in (1, 2, 7, 8, 9, 29):
+            x = KINDS[kind](rng, (n, dim))
+            got, expected = (cases.project(k, x, axes) for k in (kernels, SCALAR))
+            assert_same_bytes(got, expected, n_axes, n)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_project_exact_on_integers(rng, dim):
+    for n_axes in AXES:
+        axes = cases.integers(rng, (n_axes, dim))
+        for n in (1, 5):
+            x = cases.integers(rng, (n, dim))
+            got = cases.project(SCALAR, x, axes)
+            assert np.array_equal(got[:, :n_axes], oracle.project(x, axes)), (n_axes, n)
+            assert not got[:, n_axes:].any()
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", ["normal", "huge", "tiny"])
+def test_project_within_bound(rng, kind, dim):
+    axes, x = KINDS["normal"](rng, (40, dim)), KINDS[kind](rng, (9, dim))
+    error = np.abs(cases.project(SCALAR, x, axes)[:, :40] - oracle.project(x, axes))
+    magnitude = oracle.project(np.abs(x), np.abs(axes))
+    assert (error <= oracle.project_error(dim, magnitude)).all()
+
+
+# --------------------------------------------------------------------------------- byte codes
+
+
+def test_oracle_fused_rounds_once(rng):
+    """Against fractions, which round never: sums that cancel, ties, and what is subnormal."""
+    wide = np.ldexp(rng.integers(1, 2**24, (3, 300)), rng.integers(-30, 6, (3, 300)))
+    small = np.ldexp(rng.integers(1, 2**24, (3, 300)), rng.integers(-100, -80, (3, 300)))
+    small[2] = np.ldexp(rng.integers(1, 2**24, 300), -149)
+    # Products of 25 bits, between two float32, and next to them something that float64 forgets.
+    ties = 2.0 * rng.integers(2**11, 2**12, (3, 300)) + 1
+    ties[2] = rng.choice([-1, 0, 1], 300) * 2.0**-40
+    a, b, c = np.concatenate([wide, small, ties], axis=1).astype(np.float32)
+    c[:600:3] = -a[:600:3] * b[:600:3]
+    rounded_twice = 0
+    for x, y, z, got in zip(*(v.tolist() for v in (a, b, c, oracle.fused(a, b, c))), strict=True):
+        exact = Fraction(x) * Fraction(y) + Fraction(z)
+        below, above = (
+            float(np.nextafter(np.float32(got), np.float32(s))) for s in (-np.inf, np.inf)
+        )
+        error = abs(exact - Fraction(got))
+        nearest = min(abs(exact - Fraction(other)) for other in (below, above))
+        even = np.float32(got).view(np.uint32) & 1 == 0
+        assert error < nearest or (error == nearest and even), (x, y, z)
+        rounded_twice += np.float32(x * y + z) != np.float32(got)
+    assert rounded_twice > 0, (
+        "float64 alone must go wrong somewhere, or the oracle need not be so odd"
+    )
+
+
+def screening(rng, n_groups, quads, n_queries, *, values="any"):
+    """Codes and queries, some of whose limits are just the lower bound of a candidate.
+
+    `quads` are the ends of the steps; `values` may be "extreme" for products next to 2^31.
+    """
+    n, n_steps = 16 * n_groups, len(quads)
+    shape, query_shape = (n_groups, quads[-1], 16, 4), (n_queries, 4 * quads[-1])
+    if values == "extreme":
+        codes = np.full(shape, -128, dtype=np.int8)
+        codes[:, :, 1::2] = 127
+        queries = np.full(query_shape, 127, dtype=np.int8)
+        queries[1::2] = -127
+    else:
+        codes = rng.integers(-128, 128, shape, dtype=np.int8)
+        queries = rng.integers(-127, 128, query_shape, dtype=np.int8)
+    width = np.float32(quads[-1] * 4) ** np.float32(0.5) * 6000
+    # All bfloat16 from nothing over the smallest to the products' own size, as they may be stored.
+    largest = int(np.float32(width).view(np.uint32)) >> 16
+    case = cases.Screening(
+        codes,
+        rng.standard_normal(n, dtype=np.float32) * width,
+        rng.integers(0, largest, n, dtype=np.uint16),
+        rng.integers(0, largest, (n_steps, n), dtype=np.uint16),
+        np.array(quads, dtype=np.uint32),
+        queries,
+        rng.random((n_queries, n_steps), dtype=np.float32),
+        rng.random(n_queries, dtype=np.float32),
+        np.float32(10.0) ** rng.integers(-3, 1, n_queries).astype(np.float32),
+        np.full(n_queries, np.inf, dtype=np.float32),
+        rng.integers(0, 2**16, (n_queries, n_groups), dtype=np.uint16),
+    )
+    case.alive[rng.random(case.alive.shape) < 0.3] = 0
+    case.alive[rng.random(case.alive.shape) < 0.3] = 0xFFFF
+    case.alive[rng.random(case.alive.shape) < 0.1] = 0x8000
+    case.tail_weights[:, -1] = 0  # nothing is left behind the last step, as a rule
+    for q in range(n_queries):
+        # Some limits are met exactly, and that is not below.
+        _, estimates, _ = screened(case, q)
+        c = int(rng.integers(n))
+        lower = oracle.fused(
+            -case.residual_weights[q], oracle.bfloat16(case.residuals[c]), estimates[c]
+        )
+        case.limits[q] = lower if q % 4 else np.inf if q % 8 else -np.inf
+    return case
+
+
+def screened(case, q):
+    """What the oracle says of one query."""
+    return oracle.screen_codes(
+        case.codes,
+        case.base,
+        case.residuals,
+        case.tails,
+        case.ends,
+        case.queries[q],
+        case.tail_weights[q],
+        case.residual_weights[q],
+        case.scales[q],
+        case.limits[q],
+        case.alive[q],
+    )
+
+
+def all_screened(case):
+    """Survivors and estimates, and with them all that the kernel promises."""
+    answers = [screened(case, q) for q in range(len(case.queries))]
+    alive, estimates, quads_read = (np.stack(parts) for parts in zip(*answers, strict=True))
+    truth = alive, cases.of_live_groups(alive, estimates), quads_read.astype(np.uint64)
+    return alive, estimates, truth
+
+
+STEPS = [
+    (1,),
+    (2, 3),
+    (16,),
+    (1, 2, 15),
+    (15, 16, 17, 33),
+    (8, 32, 64),
+    (4, 100),
+    # More stretches of 64 dimensions than a matrix unit keeps queries for.
+    (16 * 20 + 3, 16 * 33 + 5, 16 * 36),
+]
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_screen_codes_exact(rng, steps):
+    met = dropped = 0
+    for n_groups in (1, 3, 4, 9) if steps[-1] < 200 else (5,):
+        case = screening(rng, n_groups, steps, 6)
+        alive, estimates, truth = all_screened(case)
+        for tile in (False, True) if steps[-1] >= 16 else (False,):
+            got = cases.screen_codes(SCALAR, case, tile=tile)
+            assert_same_bytes(got, truth, n_groups, tile)
+        for q in range(6):
+            weight = -case.residual_weights[q]
+            lower = oracle.fused(weight, oracle.bfloat16(case.residuals), estimates[q])
+            met += np.count_nonzero(lower == case.limits[q])
+        dropped += np.count_nonzero(alive != case.alive)
+    assert met > 0, "a limit that is met exactly must be among the cases"
+    assert dropped > 0
+
+
+@codes_beside_scalar
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_screen_codes_same_bits(code_kernels, rng, steps):
+    for n_groups in (1, 2, 3, 4, 5, 7, 8, 9, 63, 64) if steps[-1] < 200 else (1, 6):
+        for n_queries in (1, 2, 3, 4, 5, 15, 16):
+            case = screening(rng, n_groups, steps, n_queries)
+            expected = cases.screen_codes(SCALAR, case, tile=False)
+            for tile in (False, True) if steps[-1] >= 16 else (False,):
+                got = cases.screen_codes(code_kernels, case, tile=tile)
+                assert_same_bytes(got, expected, n_groups, n_queries, tile)
+
+
+def test_screen_codes_extremes(code_kernels, rng):
+    """Codes of one sign over the most dimensions that there may be: nothing may overflow."""
+    for steps in ((3,), (16,), (4, 40), (16_384,), (5_000, 16_384)):
+        case = screening(rng, 1, steps, 3, values="extreme")
+        *_, truth = all_screened(case)
+        for tile in (False, True) if steps[-1] >= 16 else (False,):
+            assert_same_bytes(cases.screen_codes(code_kernels, case, tile=tile), truth, steps)
+
+
+def dot_arguments(rng, n, n_positions):
+    """Codes of a query and of rows in any order, some of them twice."""
+    query = rng.integers(-127, 128, n, dtype=np.int8)
+    rows = rng.integers(-128, 128, (n_positions + 3, n), dtype=np.int8)
+    return query, rows, rng.integers(0, len(rows), n_positions, dtype=np.uint32)
+
+
+@pytest.mark.parametrize("n", [64, 128, 192, 1024])
+def test_dot_codes_exact(code_kernels, rng, n):
+    # Below, at and above the four rows that are taken together, and what is asked for ahead.
+    for n_positions in (0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 100):
+        arguments = dot_arguments(rng, n, n_positions)
+        got = cases.dot_codes(code_kernels, *arguments)
+        assert np.array_equal(got, oracle.dot_codes(*arguments)), n_positions
+
+
+def test_dot_codes_extremes(code_kernels):
+    for n in (64, 65_536):
+        for sign in (-1, 1):
+            query = np.full(n, 127 * sign, dtype=np.int8)
+            rows = np.stack([np.full(n, value, np.int8) for value in (-128, -1, 0, 1, 127)])
+            positions = np.arange(5, dtype=np.uint32)
+            got = cases.dot_codes(code_kernels, query, rows, positions)
+            assert got.tolist() == [127 * sign * n * v for v in (-128, -1, 0, 1, 127)]
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 16), st.integers(0, 2**32 - 1))
+def test_screen_codes_any_shape(n_quads, n_groups, n_queries, seed):
+    rng = np.random.default_rng(seed)
+    ends = np.unique(np.append(rng.integers(1, n_quads + 1, rng.integers(0, 4)), n_quads))
+    case = screening(rng, n_groups, tuple(ends.tolist()), n_queries)
+    expected = cases.screen_codes(SCALAR, case, tile=False)
+    for name in cases.RUNNABLE:
+        for tile in (False, True) if n_quads >= 16 else (False,):
+            got = cases.screen_codes(_native.kernels_by_name(name), case, tile=tile)
+            assert_same_bytes(got, expected, name, tile)
+
+
 # ---------------------------------------------------------------------------- across machines
 
 
-def test_bits_are_those_of_every_other_machine(kernels):
+def test_bits_are_those_of_every_other_machine(code_kernels):
     """Recorded once: what Arm and x86 compute is compared through this file."""
+    kernels = code_kernels
     x, weights = cases.dyadic((3, 1024), 1), cases.dyadic((1024,), 2)
     assert cases.digest(cases.fwht(kernels, x, weights)) == "e7824683b6387ffe"
     block, query = cases.dyadic((100, 48), 3), cases.dyadic((100,), 4)
