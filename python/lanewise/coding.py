@@ -22,7 +22,7 @@ _MAX_AXES_DIM = 2_048  # learned axes cost dim^2 a row
 _SAMPLE = 16_384
 _TRIALS = 16
 # Cost of work on a row apart from the others, in bytes read in sequence, as measured.
-_APART = 640
+_APART = 1280
 _UNIT = 2.0**-24
 _CERTAIN = np.array([[1.0, 0.0]])
 
