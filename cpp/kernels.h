@@ -44,6 +44,26 @@ struct CodeQuery {
   float scale;
 };
 
+// Sign bits of rows, from the first group on: bit i of lane l's byte j in group g, for dimension 8j + i, is bit i of
+// bits[(g * n_bytes + j) * kLanes + l]. n_bytes is a multiple of 8.
+struct BitRows {
+  const std::uint8_t* bits;
+  const float* base;             // [n_groups * kLanes]
+  const std::uint16_t* factors;  // [n_groups * kLanes], bfloat16
+  std::size_t n_bytes;
+};
+
+// The largest entry of a table: four of them fit in a byte.
+inline constexpr std::size_t kBitEntry = 60;
+
+// One query as screen_bits wants it. What bits 0 to 3 of byte j add stands in sixteen entries of at most kBitEntry at
+// tables[((j / 4 * 2) * 4 + j % 4) * kLanes], what bits 4 to 7 add at tables[((j / 4 * 2 + 1) * 4 + j % 4) * kLanes].
+struct BitQuery {
+  const std::uint8_t* tables;  // [2 * n_bytes * kLanes]
+  std::int32_t total;
+  float step;
+};
+
 struct Kernels {
   const char* name;
 
@@ -77,8 +97,8 @@ struct Kernels {
   // distance/rows_within.cpp
   // l2_rows, but a row that is certain to be farther than `bound` is left, and out[i] is infinite. Sums of squares only
   // grow, in float arithmetic too, so that what is not left has the very bits of l2_rows.
-  void (*l2_rows_within)(const float* query, const float* rows, const std::int64_t* ids, std::size_t n,
-                         std::size_t dim, float bound, float* out);
+  void (*l2_rows_within)(const float* query, const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim,
+                         float bound, float* out);
 
   // rotate/project.cpp
   // out[i] = M x[i] for n vectors of `dim` floats. Row r of M stands in panel r / kLanes: its entry for dimension d is
@@ -114,6 +134,13 @@ struct Kernels {
   void (*dot_nibbles)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
                       const std::uint32_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
 
+  // binary/screen_bits.cpp
+  // For candidate c of a group, with the sum s of what its bits look up in the query's tables:
+  //   estimate = base[c] - factors[c] * (step * (2 s - total)).
+  // Only candidates with estimate < limit stay in alive[group]. Estimates are written for groups that still have one.
+  void (*screen_bits)(const BitRows& rows, std::size_t n_groups, const BitQuery& query, float limit,
+                      std::uint16_t* alive, float* estimates);
+
   // assign/assign.cpp
   // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
   // Points and centroids are dimension-major in groups of kLanes: dimension d of member m of group g is
@@ -141,6 +168,7 @@ struct Kernels {
   void dot_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                   \
   void l2_rows_within(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float, float*);      \
   void project(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                            \
+  void screen_bits(const BitRows&, std::size_t, const BitQuery&, float, std::uint16_t*, float*);                      \
   void assign(const float*, std::size_t, const float*, const float*, std::size_t, std::size_t, void*, std::int32_t*,  \
               float*, float*);                                                                                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
@@ -159,16 +187,17 @@ struct Kernels {
   void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);   \
   void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*, std::size_t, \
                  std::size_t, std::int32_t*);                                                                          \
-  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*, std::size_t, \
-                 std::size_t, std::int32_t*);                                                                          \
+  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*,            \
+                   std::size_t, std::size_t, std::int32_t*);                                                           \
   }
 
 // One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on
 // codes and all others from.
-#define LW_KERNEL_ROW(ISA, TILES, CODES, BASE)                                                     \
-  Kernels {                                                                                        \
-    #ISA, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, BASE::project, \
-        CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles, BASE::assign, BASE::threefry    \
+#define LW_KERNEL_ROW(ISA, TILES, CODES, BASE)                                                            \
+  Kernels {                                                                                               \
+    #ISA, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
+        BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,     \
+        BASE::screen_bits, BASE::assign, BASE::threefry                                                   \
   }
 
 LW_DECLARE_KERNELS(scalar)

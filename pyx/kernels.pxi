@@ -20,6 +20,16 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         const float* tail_weights
         float residual_weight
         float scale
+    size_t kBitEntry
+    cdef cppclass BitRows:
+        const uint8_t* bits
+        const float* base
+        const uint16_t* factors
+        size_t n_bytes
+    cdef cppclass BitQuery:
+        const uint8_t* tables
+        int32_t total
+        float step
     cdef cppclass CKernels "lw::Kernels":
         const char* name
         cbool (*all_finite)(const float*, size_t, float)
@@ -35,6 +45,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                             uint64_t*)
         void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
         void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
+        void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
         void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
                        float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
@@ -189,6 +200,27 @@ cdef class Kernels:
             self.row.dot_nibbles(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
         else:
             self.row.dot_codes(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
+
+    def screen_bits(self, const uint8_t[:, :, ::1] bits, const float[::1] base, const uint16_t[::1] factors,
+                    const uint8_t[:, :, :, ::1] tables, int32_t total, float step, float limit, uint16_t[::1] alive,
+                    float[::1] estimates):
+        """Screen bits (n_groups, n_bytes, 16) by tables (n_bytes / 4, 2, 4, 16); updates alive and estimates."""
+        cdef size_t n_groups = bits.shape[0], n_bytes = bits.shape[1], n = n_groups * kLanes
+        expect(n_groups > 0 and n_bytes > 0 and n_bytes % 8 == 0 and <size_t> bits.shape[2] == kLanes, "screen bits")
+        expect(<size_t> tables.shape[0] == n_bytes // 4 and tables.shape[1] == 2 and tables.shape[2] == 4
+               and tables.shape[3] == 16, "screen tables")
+        expect(<size_t> base.shape[0] == n and <size_t> factors.shape[0] == n, "screen rows")
+        expect(<size_t> alive.shape[0] == n_groups and <size_t> estimates.shape[0] == n, "screen out")
+        cdef BitRows rows
+        rows.bits = &bits[0, 0, 0]
+        rows.base = &base[0]
+        rows.factors = &factors[0]
+        rows.n_bytes = n_bytes
+        cdef BitQuery query
+        query.tables = &tables[0, 0, 0, 0]
+        query.total = total
+        query.step = step
+        self.row.screen_bits(rows, n_groups, query, limit, &alive[0], &estimates[0])
 
     def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
                float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups):

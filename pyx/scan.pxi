@@ -22,6 +22,7 @@ cdef extern from "drive/store.h" namespace "lw" nogil:
         float radius
         double eps0
         size_t delta
+        size_t rerank
     cdef cppclass ScanStats:
         uint64_t candidates
         uint64_t dimensions
@@ -291,12 +292,20 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
     cdef cbool finished
     cdef Blocks blocks
     cdef Codes codes
+    cdef Bits bits
     if isinstance(planes, Codes):
         codes = planes
         expect(codes.positions >= store.positions and codes.plan.plan.dim == store.view.dim, "scan codes")
         with nogil:
             finished = c_scan_codes(kernels.row[0], store.view, codes.plan.plan, codes.view, request, output,
                                     n_threads, interrupt)
+    elif isinstance(planes, Bits):
+        bits = planes
+        expect(bits.positions >= store.positions and bits.plan.plan.dim == store.view.dim, "scan bits")
+        expect(request.rerank >= request.k, "scan rerank")
+        with nogil:
+            finished = c_scan_bits(kernels.row[0], store.view, bits.plan.plan, bits.view, request, output, n_threads,
+                                   interrupt)
     else:
         blocks = planes
         expect(blocks.positions == store.positions and blocks.view.rotation.dim == store.view.dim, "scan blocks")
@@ -327,15 +336,16 @@ cdef int _request(Store store, const float[:, ::1] queries, const int64_t[:, ::1
         request.allowed = &allowed[0]
     request.eps0 = eps0
     request.delta = delta
+    request.rerank = 0
     return 0
 
 
 def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, const int64_t[:, ::1] probes,
          const uint64_t[::1] allowed, size_t k, double eps0, size_t delta, float[:, ::1] distances,
-         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads):
-    """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks or Codes.
+         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0):
+    """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks, Codes or Bits.
 
-    probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows.
+    probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows. rerank is for Bits.
     """
     cdef Request request
     _request(store, queries, probes, allowed, eps0, delta, &request)
@@ -343,6 +353,7 @@ def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, cons
     expect(ids.shape[0] == queries.shape[0] and <size_t> ids.shape[1] == k, "scan ids")
     expect(stats.shape[0] == queries.shape[0] and stats.shape[1] == 3 and sizeof(ScanStats) == 24, "scan stats")
     request.k = k
+    request.rerank = rerank
     request.radius = float("inf")
     cdef Output output
     output.distances = &distances[0, 0]

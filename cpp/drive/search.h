@@ -65,11 +65,12 @@ inline void merge(const Search& piece, Search& whole) {
 
 // Plan::prepare(first, n) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges, search),
 // which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries at once.
-template <class Plan>
+// output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has of, branch
+// and merge of its own.
+template <class Search = lw::Search, class Plan, class Output>
 [[nodiscard]] bool search_lists(const Store& store, const Request& request, const Plan& plan, const Output& output,
                                 std::size_t n_threads, const Interrupt& interrupt) {
   const DefaultFloatMode mode;
-  const TopK empty(request.k, request.radius);
   const auto probes = [&](std::size_t q) {
     return request.probes == nullptr ? nullptr : request.probes + q * request.n_probe;
   };
@@ -77,15 +78,15 @@ template <class Plan>
   // Few queries share the threads within each of them, many are dealt out whole: the answers are the same.
   if (request.n_queries < 2 * n_threads) {
     const auto queries = plan.prepare(0, request.n_queries);
-    std::vector<Search> parts(kPiecesPerWave, Search{empty, {}, {}});
+    std::vector<Search> parts(kPiecesPerWave, Search::of(request));
     for (std::size_t q = 0; q < request.n_queries; ++q) {
       const Pieces work(store, probes(q), request.n_probe);
-      Search whole{empty, {}, {}};
+      Search whole = Search::of(request);
       for (std::size_t first = 0; first < work.pieces.size();) {
         const std::size_t n = work.wave(first);
         const bool finished = parallel_for(n, n_threads, interrupt, [&](std::size_t i, std::size_t) {
           const Piece& piece = work.pieces[first + i];
-          parts[i] = {whole.best, {}, {}};
+          parts[i] = whole.branch();
           queries[q].scan(work.ranges.data() + piece.first, piece.last - piece.first, parts[i]);
         });
         if (!finished) return false;
@@ -106,14 +107,14 @@ template <class Plan>
     const std::size_t n = std::min(n_tile, request.n_queries - q0);
     const auto queries = plan.prepare(q0, n);
     const Pieces work(store, probes(q0), request.n_probe);
-    std::vector<Search> whole(n, Search{empty, {}, {}});
+    std::vector<Search> whole(n, Search::of(request));
     std::vector<Search> parts;
     for (std::size_t first = 0; first < work.pieces.size();) {
       const std::size_t n_pieces = work.wave(first);
       parts.clear();
       for (std::size_t i = 0; i < n_pieces; ++i) {
         const Piece& piece = work.pieces[first + i];
-        for (std::size_t q = 0; q < n; ++q) parts.push_back({whole[q].best, {}, {}});
+        for (std::size_t q = 0; q < n; ++q) parts.push_back(whole[q].branch());
         plan.scan_tile(queries, work.ranges.data() + piece.first, piece.last - piece.first, parts.data() + i * n);
       }
       for (std::size_t i = 0; i < parts.size(); ++i) merge(parts[i], whole[i % n]);

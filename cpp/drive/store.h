@@ -37,6 +37,7 @@ struct Request {
   float radius;  // no distance beyond it is answered
   double eps0;   // infinite: exact. Otherwise the dial of early termination.
   std::size_t delta;
+  std::size_t rerank;  // rows that a binary first pass hands on, at least k
 };
 
 struct ScanStats {
@@ -56,6 +57,10 @@ struct Search {
   TopK best;
   std::vector<Neighbor> found;
   ScanStats stats;
+
+  static Search of(const Request& request) { return {TopK(request.k, request.radius), {}, {}}; }
+  // What a piece of the work starts from.
+  Search branch() const { return {best, {}, {}}; }
 };
 
 // Where answers go: rows of arrays, or with a radius one list a query.

@@ -20,6 +20,13 @@ struct I32 {
 struct U64 {
   __m256i lo, hi;
 };
+struct U8 {
+  __m256i lo, hi;
+};
+// Of 16-bit pairs of bytes: `even` has 256 * odd in it, modulo 2^16, until the end.
+struct ByteSums {
+  __m256i even, odd;
+};
 struct Mask {
   __m256 lo, hi;
 };
@@ -138,6 +145,28 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
 }
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   return {dot4(acc.lo, load_si256(codes), load_si256(q)), dot4(acc.hi, load_si256(codes + 32), load_si256(q + 32))};
+}
+
+LW_INLINE U8 load_u8(const std::uint8_t* p) { return {load_si256(p), load_si256(p + 32)}; }
+LW_INLINE U8 add(U8 a, U8 b) { return {_mm256_add_epi8(a.lo, b.lo), _mm256_add_epi8(a.hi, b.hi)}; }
+LW_INLINE U8 low4(U8 a) {
+  const __m256i low = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low)};
+}
+LW_INLINE U8 high4(U8 a) { return low4({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+LW_INLINE U8 lookup(U8 tables, U8 index) {
+  return {_mm256_shuffle_epi8(tables.lo, index.lo), _mm256_shuffle_epi8(tables.hi, index.hi)};
+}
+LW_INLINE ByteSums no_bytes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {
+  const __m256i odd = _mm256_add_epi16(_mm256_srli_epi16(a.lo, 8), _mm256_srli_epi16(a.hi, 8));
+  return {_mm256_add_epi16(sums.even, _mm256_add_epi16(a.lo, a.hi)), _mm256_add_epi16(sums.odd, odd)};
+}
+LW_INLINE I32 total(ByteSums sums) {
+  const __m256i pure = _mm256_sub_epi16(sums.even, _mm256_slli_epi16(sums.odd, 8));
+  const __m128i even = _mm_add_epi16(_mm256_castsi256_si128(pure), _mm256_extracti128_si256(pure, 1));
+  const __m128i odd = _mm_add_epi16(_mm256_castsi256_si128(sums.odd), _mm256_extracti128_si256(sums.odd, 1));
+  return {_mm256_cvtepu16_epi32(_mm_unpacklo_epi16(even, odd)), _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(even, odd))};
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) { return {load_si256(p), load_si256(p + 4)}; }

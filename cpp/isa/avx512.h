@@ -20,6 +20,13 @@ struct I32 {
 struct U64 {
   __m512i v;
 };
+struct U8 {
+  __m512i v;
+};
+// Of 16-bit pairs of bytes: `even` has 256 * odd in it, modulo 2^16, until the end.
+struct ByteSums {
+  __m512i even, odd;
+};
 struct Mask {
   __mmask16 v;
 };
@@ -96,7 +103,8 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   const __m512i low = _mm512_and_si512(v, mask);
   const __m512i high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
 #if LW_ISA_ID == LW_ISA_ID_avx512vnni || LW_ISA_ID == LW_ISA_ID_amx
-  return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(acc.v, low, _mm512_loadu_si512(q)), high, _mm512_loadu_si512(q + 64))};
+  return {
+      _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(acc.v, low, _mm512_loadu_si512(q)), high, _mm512_loadu_si512(q + 64))};
 #else
   // Four products of at most 15 * 127 fit 16 bits.
   const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(low, _mm512_loadu_si512(q)),
@@ -109,6 +117,26 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
 }
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   return dot4(acc, _mm512_loadu_si512(codes), _mm512_loadu_si512(q));
+}
+
+LW_INLINE U8 load_u8(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+LW_INLINE U8 add(U8 a, U8 b) { return {_mm512_add_epi8(a.v, b.v)}; }
+LW_INLINE U8 low4(U8 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+LW_INLINE U8 high4(U8 a) { return low4({_mm512_srli_epi16(a.v, 4)}); }
+LW_INLINE U8 lookup(U8 tables, U8 index) { return {_mm512_shuffle_epi8(tables.v, index.v)}; }
+LW_INLINE ByteSums no_bytes() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {
+  return {_mm512_add_epi16(sums.even, a.v), _mm512_add_epi16(sums.odd, _mm512_srli_epi16(a.v, 8))};
+}
+LW_INLINE __m128i fold128(__m512i a) {
+  const __m256i half = _mm256_add_epi16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+  return _mm_add_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+LW_INLINE I32 total(ByteSums sums) {
+  const __m128i odd = fold128(sums.odd);
+  const __m128i even = _mm_sub_epi16(fold128(sums.even), _mm_slli_epi16(odd, 8));
+  const __m256i all = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd));
+  return {_mm512_cvtepu16_epi32(all)};
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) { return {_mm512_loadu_si512(p)}; }

@@ -20,6 +20,12 @@ struct I32 {
 struct U64 {
   uint64x2_t v[4];
 };
+struct U8 {
+  uint8x16_t v[4];
+};
+struct ByteSums {
+  uint16x8_t lo, hi;
+};
 struct Mask {
   uint32x4_t v[4];
 };
@@ -149,6 +155,41 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   for (int i = 0; i < 4; ++i) acc.v[i] = dot4(acc.v[i], vld1q_s8(codes + 16 * i), vld1q_s8(q + 16 * i));
   return acc;
+}
+
+LW_INLINE U8 load_u8(const std::uint8_t* p) {
+  return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+}
+LW_INLINE U8 add(U8 a, U8 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_u8(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE U8 low4(U8 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vandq_u8(a.v[i], vdupq_n_u8(15));
+  return a;
+}
+LW_INLINE U8 high4(U8 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshrq_n_u8(a.v[i], 4);
+  return a;
+}
+LW_INLINE U8 lookup(U8 tables, U8 index) {
+  for (int i = 0; i < 4; ++i) index.v[i] = vqtbl1q_u8(tables.v[i], index.v[i]);
+  return index;
+}
+LW_INLINE ByteSums no_bytes() { return {vdupq_n_u16(0), vdupq_n_u16(0)}; }
+LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {
+  for (int i = 0; i < 4; ++i) {
+    sums.lo = vaddw_u8(sums.lo, vget_low_u8(a.v[i]));
+    sums.hi = vaddw_high_u8(sums.hi, a.v[i]);
+  }
+  return sums;
+}
+LW_INLINE I32 total(ByteSums sums) {
+  const uint32x4_t parts[4] = {vmovl_u16(vget_low_u16(sums.lo)), vmovl_high_u16(sums.lo),
+                               vmovl_u16(vget_low_u16(sums.hi)), vmovl_high_u16(sums.hi)};
+  I32 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vreinterpretq_s32_u32(parts[i]);
+  return r;
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) {

@@ -20,6 +20,12 @@ struct I32 {
 struct U64 {
   std::uint64_t v[8];
 };
+struct U8 {
+  std::uint8_t v[64];
+};
+struct ByteSums {
+  std::uint16_t v[16];
+};
 struct Mask {
   std::uint32_t v;
 };
@@ -153,6 +159,42 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   std::memcpy(four, &q, sizeof(q));
   for (int i = 0; i < 64; ++i) acc.v[i / 4] += codes[i] * four[i % 4];
   return acc;
+}
+
+LW_INLINE U8 load_u8(const std::uint8_t* p) {
+  U8 r;
+  for (int i = 0; i < 64; ++i) r.v[i] = p[i];
+  return r;
+}
+LW_INLINE U8 add(const U8& a, const U8& b) {
+  U8 r;
+  for (int i = 0; i < 64; ++i) r.v[i] = static_cast<std::uint8_t>(a.v[i] + b.v[i]);
+  return r;
+}
+LW_INLINE U8 low4(const U8& a) {
+  U8 r;
+  for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] & 15;
+  return r;
+}
+LW_INLINE U8 high4(const U8& a) {
+  U8 r;
+  for (int i = 0; i < 64; ++i) r.v[i] = a.v[i] >> 4;
+  return r;
+}
+LW_INLINE U8 lookup(const U8& tables, const U8& index) {
+  U8 r;
+  for (int i = 0; i < 64; ++i) r.v[i] = tables.v[i / 16 * 16 + index.v[i]];
+  return r;
+}
+LW_INLINE ByteSums no_bytes() { return {}; }
+LW_INLINE ByteSums add_bytes(ByteSums sums, const U8& a) {
+  for (int i = 0; i < 64; ++i) sums.v[i % 16] = static_cast<std::uint16_t>(sums.v[i % 16] + a.v[i]);
+  return sums;
+}
+LW_INLINE I32 total(const ByteSums& sums) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = sums.v[i];
+  return r;
 }
 
 LW_INLINE U64 load_u64(const std::uint64_t* p) {

@@ -2,6 +2,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
+_U8 = npt.NDArray[np.uint8]
 _I8 = npt.NDArray[np.int8]
 _U16 = npt.NDArray[np.uint16]
 _U32 = npt.NDArray[np.uint32]
@@ -55,6 +56,18 @@ class Kernels:
     ) -> None: ...
     def dot_codes(
         self, query: _I8, rows: _I8, positions: _U32, out: _I32, nibbles: bool = False
+    ) -> None: ...
+    def screen_bits(
+        self,
+        bits: _U8,
+        base: _F32,
+        factors: _U16,
+        tables: _U8,
+        total: int,
+        step: float,
+        limit: float,
+        alive: _U16,
+        estimates: _F32,
     ) -> None: ...
     def assign(
         self,
@@ -130,6 +143,21 @@ class Codes:
     ) -> None: ...
 
 @disjoint_base
+class BitPlan:
+    def __init__(
+        self, center: _F32, n_axes: int, panels: _F32 | None, rotation: Rotation, outside: float
+    ) -> None: ...
+
+@disjoint_base
+class Bits:
+    def __init__(
+        self, plan: BitPlan, bits: _U8, base: _F32, factors: _U16, errors: _U16
+    ) -> None: ...
+    def fill(
+        self, kernels: Kernels, store: Store, first: int, last: int, n_threads: int
+    ) -> None: ...
+
+@disjoint_base
 class Within:
     def sizes(self, out: _I64) -> None: ...
     def copy(self, distances: _F32, ids: _I64) -> None: ...
@@ -137,7 +165,7 @@ class Within:
 def scan(
     kernels: Kernels,
     store: Store,
-    planes: Blocks | Codes,
+    planes: Blocks | Codes | Bits,
     queries: _F32,
     probes: _I64 | None,
     allowed: _U64 | None,
@@ -148,11 +176,12 @@ def scan(
     ids: _I64,
     stats: _U64,
     n_threads: int,
+    rerank: int = 0,
 ) -> None: ...
 def scan_within(
     kernels: Kernels,
     store: Store,
-    planes: Blocks | Codes,
+    planes: Blocks | Codes | Bits,
     queries: _F32,
     probes: _I64 | None,
     allowed: _U64 | None,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lanewise import _native
 from lanewise.kernels import Kernels
 
-__all__ = ["CodePlan", "learn", "measured"]
+__all__ = ["CodePlan", "learn", "measured", "packed", "principal_axes"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -128,12 +128,12 @@ def learn(
     if rotation != "pca":
         candidates.append((None, 0.0))
     if rotation == "pca" or (rotation == "auto" and dim <= _MAX_AXES_DIM and n >= 256):
-        candidates.append(_principal_axes(sample, center))
+        candidates.append(principal_axes(sample, center))
     plans = [_plan(sample, n, center, *axes, body_bits, kernels, n_threads) for axes in candidates]
     return min(plans, key=lambda plan: plan[0])[1]
 
 
-def _principal_axes(sample: Floats, center: Floats) -> tuple[Floats, float]:
+def principal_axes(sample: Floats, center: Floats) -> tuple[Floats, float]:
     """Axes of falling variance, and the error bound of products on them."""
     dim = len(center)
     centred = sample.astype(np.float64) - center
@@ -163,7 +163,7 @@ def _plan(
     dim = len(center)
     scales = np.ones(dim, dtype=np.float32)
     whole = -(-dim // 4) * 4
-    panels = None if axes is None else _packed(axes)
+    panels = None if axes is None else packed(axes)
     ends = np.array([whole], dtype=np.uint32)
     trivial = _native.CodePlan(
         whole, 1, ends, center, panels, distortion, scales, 1.0, 1.0, 0.0, _CERTAIN
@@ -218,7 +218,7 @@ def _plan(
     return cost + (0.0 if axes is None else axes.nbytes / n), plan
 
 
-def _packed(axes: Floats) -> Floats:
+def packed(axes: Floats) -> Floats:
     """Pack the rows of a matrix into panels of sixteen."""
     dim = axes.shape[1]
     padded = np.zeros((-(-len(axes) // _LANES) * _LANES, dim), dtype=np.float32)

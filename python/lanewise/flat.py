@@ -34,15 +34,17 @@ class Flat:
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared L2 distance; inner product, reported negated; or cosine, reported as 1 - cos, with
         cos = 0 for a zero vector. Smaller is nearer for all of them.
-    storage : {"auto", "sq8", "sq4", "f32"}, default "auto"
+    storage : {"auto", "sq8", "sq4", "f32", "binary"}, default "auto"
         What the planes hold. "sq8": one byte a dimension, with bounds on what the bytes do not
         say; the default, up to 65,536 dimensions. "sq4": half a byte for all dimensions but the
         first, which takes less memory and settles more rows. "f32": randomly rotated floats, for
-        which `eps0` is the dial of ADSampling.
+        which `eps0` is the dial of ADSampling. "binary": a bit a dimension, which estimates
+        distances without a guarantee; see `rerank` of `search`.
     rotation : {"auto", "pca", None, "fwht"}, default "auto"
         Axes of the planes. For codes principal axes, which let a scan stop early where some
         directions vary more than others, or the coordinates as they are; "auto" measures on a
-        sample. "f32" has its random rotation ("fwht").
+        sample. "f32" has its random rotation ("fwht"), "binary" has it behind principal axes or
+        alone.
     seed : int, default 0
         Seed of the random rotation. It never changes an exact answer.
     kernels : str or Kernels, optional
@@ -151,6 +153,7 @@ class Flat:
         filter: Any = None,
         eps0: float = math.inf,
         delta: int = 32,
+        rerank: int | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """Find the k nearest rows of each query.
@@ -169,6 +172,12 @@ class Flat:
         delta : int, default 32
             Dimensions added up between two looks at the bound; for "f32" only, "sq8" has steps of
             its own.
+        rerank : int, optional
+            For storage "binary" alone: rows, the most promising by their bits, that are scored
+            exactly; at least k. By default at least 10 k and at least as many as a model of the
+            rows expects to hold the ten nearest. All rows that there are make the answer exact.
+            A finite `eps0` leaves out those among them that are so many standard deviations of
+            their estimate beyond the k-th best.
         n_threads : int, optional
 
         Returns
@@ -191,7 +200,14 @@ class Flat:
         """
         Q = self._rows.as_canonical_queries(queries)
         return self._rows.search(
-            Q, k, probes=None, filter=filter, eps0=eps0, delta=delta, n_threads=n_threads
+            Q,
+            k,
+            probes=None,
+            filter=filter,
+            eps0=eps0,
+            delta=delta,
+            n_threads=n_threads,
+            rerank=rerank,
         )
 
     def range_search(

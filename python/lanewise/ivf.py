@@ -151,6 +151,7 @@ class IVF:
         filter: Any = None,
         eps0: float = math.inf,
         delta: int = 32,
+        rerank: int | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """Find the k nearest rows in the cells nearest to each query.
@@ -161,7 +162,7 @@ class IVF:
         k : int, default 10
         n_probe : int, optional
             Cells to probe; all of them give the exact answer.
-        filter, eps0, delta
+        filter, eps0, delta, rerank
             As for `Flat.search`.
         n_threads : int, optional
 
@@ -182,7 +183,14 @@ class IVF:
             Q, min(n_probe, self.n_lists), n_threads=self._rows.threads(n_threads)
         ).ids
         return self._rows.search(
-            Q, k, probes=probes, filter=filter, eps0=eps0, delta=delta, n_threads=n_threads
+            Q,
+            k,
+            probes=probes,
+            filter=filter,
+            eps0=eps0,
+            delta=delta,
+            n_threads=n_threads,
+            rerank=rerank,
         )
 
     def score(

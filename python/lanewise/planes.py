@@ -14,7 +14,7 @@ from lanewise.coding import CodePlan, learn, measured
 from lanewise.kernels import Kernels
 from lanewise.rotation import RandomRotation
 
-__all__ = ["BlockPlanes", "CodePlanes", "Planes"]
+__all__ = ["Arrays", "BlockPlanes", "CodePlanes", "Floats", "Planes", "extended"]
 
 # Kernels read whole registers, and so behind the end.
 _FRONT_PADDING = 1024
@@ -38,20 +38,7 @@ class Planes(Protocol):
     ) -> Self:
         """Enter the rows at all positions from `first` on."""
 
-    def calibrated(
-        self,
-        queries: Floats,
-        neighbors: Floats,
-        distances: Floats,
-        kernels: Kernels,
-        threads: int,
-    ) -> Self:
-        """Return planes whose likely bounds fit what was measured.
-
-        `queries` (m, dim) have the nearest rows `neighbors` (m, k, dim) at `distances` (m, k).
-        """
-
-    def native(self, positions: int) -> _native.Blocks | _native.Codes:
+    def native(self, positions: int) -> _native.Blocks | _native.Codes | _native.Bits:
         """Return the filled part, as the drivers take it."""
 
     def arrays(self, positions: int) -> Arrays:
@@ -104,8 +91,8 @@ class BlockPlanes:
             return self
         new = self._copy()
         room = max(positions, len(self._norms) * 3 // 2 // 64 * 64)
-        new._norms = _extended(self._norms, room)
-        new._data = _extended(self._data, room * self.dim)
+        new._norms = extended(self._norms, room)
+        new._data = extended(self._data, room * self.dim)
         return new
 
     def fill(
@@ -125,10 +112,6 @@ class BlockPlanes:
         )
         new._max_centered_norm2 = max(self._max_centered_norm2, largest)
         return new
-
-    def calibrated(self, *_: object) -> BlockPlanes:
-        """See `Planes`: a random rotation has nothing to measure."""
-        return self
 
     def native(self, positions: int) -> _native.Blocks:
         """See `Planes`."""
@@ -209,11 +192,11 @@ class CodePlanes:
             "tails": np.empty((n_tails, 0), dtype=np.uint16),
         }
         new._planes = {
-            "front": _extended(old["front"], room * self.plan.n_front + _FRONT_PADDING),
-            "body": _extended(old["body"], room * stride + _BODY_PADDING),
-            "base": _extended(old["base"], room),
-            "residuals": _extended(old["residuals"], room),
-            "tails": _extended(old["tails"], room),
+            "front": extended(old["front"], room * self.plan.n_front + _FRONT_PADDING),
+            "body": extended(old["body"], room * stride + _BODY_PADDING),
+            "base": extended(old["base"], room),
+            "residuals": extended(old["residuals"], room),
+            "tails": extended(old["tails"], room),
         }
         return new
 
@@ -232,7 +215,10 @@ class CodePlanes:
         kernels: Kernels,
         threads: int,
     ) -> CodePlanes:
-        """See `Planes`."""
+        """Return planes whose likely bounds fit what was measured.
+
+        `queries` (m, dim) have the nearest rows `neighbors` (m, k, dim) at `distances` (m, k).
+        """
         assert self.plan is not None
         assert self._native_plan is not None
         Z = np.empty_like(queries)
@@ -320,7 +306,7 @@ class CodePlanes:
         return new
 
 
-def _extended(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
+def extended(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
     """Return a copy with a longer last axis."""
     new = np.zeros((*array.shape[:-1], length), dtype=array.dtype)
     new[..., : array.shape[-1]] = array

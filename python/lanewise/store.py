@@ -20,6 +20,7 @@ from lanewise.arrays import (
     check_metric,
     check_real,
 )
+from lanewise.binary import BinaryPlanes
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
@@ -81,7 +82,7 @@ class Snapshot:
     state: State
     rows: Floats
     store: _native.Store
-    planes: _native.Blocks | _native.Codes | None
+    planes: _native.Blocks | _native.Codes | _native.Bits | None
 
     @property
     def n_live(self) -> int:
@@ -131,6 +132,8 @@ class Rows:
     def _no_planes(self) -> Planes:
         if self.storage == "f32":
             return BlockPlanes(self.dim, self.seed, self.product)
+        if self.storage == "binary":
+            return BinaryPlanes(self.dim, self.rotation, self.seed)
         return CodePlanes(self.dim, self.rotation, self.product, 4 if self.storage == "sq4" else 8)
 
     @property
@@ -304,7 +307,7 @@ class Rows:
     def _calibrate(self, new: State, threads: int) -> None:
         """Let rows that play queries tell how neighbours look."""
         k = min(_NEIGHBORS, new.n - 1)
-        if k < 1:
+        if k < 1 or not isinstance(new.planes, CodePlanes):
             return
         rows = new.rows[: new.n]
         trials = np.arange(0, new.n, -(-new.n // _TRIALS))
@@ -365,9 +368,11 @@ class Rows:
         eps0: float,
         delta: int,
         n_threads: int | None,
+        rerank: int | None = None,
     ) -> SearchResult:
         """Scan the probed lists, all by default, for canonical queries."""
         k = check_int(k, "k", low=0, high=2**31 - 1)
+        rerank = self._check_rerank(rerank, k)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
         allowed, n_allowed = self._allowed(snapshot, filter)
@@ -395,6 +400,7 @@ class Rows:
                 found_ids,
                 stats,
                 threads,
+                min(rerank, n_allowed),
             )
             distances[:, :k_scan] = found
             ids[:, :k_scan] = found_ids
@@ -411,6 +417,11 @@ class Rows:
         n_threads: int | None,
     ) -> RangeResult:
         """Find all rows no farther than the radius, for canonical queries."""
+        if self.storage == "binary":
+            raise ValueError(
+                "range_search: storage 'binary' cannot know which rows are within a radius, "
+                "use 'f32' or 'sq8'"
+            )
         radius = check_real(radius, "radius", allow_inf=True)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
@@ -440,6 +451,16 @@ class Rows:
         if found is not None:
             found.copy(distances, ids)
         return RangeResult(limits, distances, ids, _named(stats))
+
+    def _check_rerank(self, rerank: int | None, k: int) -> int:
+        """Rows that a query scores exactly, if it has to choose."""
+        if rerank is not None:
+            if self.storage != "binary":
+                raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
+            return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
+        planes = self.snapshot.state.planes
+        learned = planes.plan.rerank if isinstance(planes, BinaryPlanes) and planes.plan else 1
+        return max(learned, 10 * k)
 
     def _check_dial(self, eps0: float, delta: int, n_threads: int | None) -> tuple[float, int, int]:
         eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
@@ -668,8 +689,10 @@ def _check_arrays(
 
 
 def _check_storage(storage: Any, dim: int) -> str:
-    if storage not in ("auto", "f32", "sq8", "sq4"):
-        raise ValueError(f"storage: expected 'auto', 'f32', 'sq8' or 'sq4', got {storage!r}")
+    if storage not in ("auto", "f32", "sq8", "sq4", "binary"):
+        raise ValueError(
+            f"storage: expected 'auto', 'f32', 'sq8', 'sq4' or 'binary', got {storage!r}"
+        )
     if storage == "auto":
         return "sq8" if dim <= _MAX_CODE_DIM else "f32"
     if storage != "f32" and dim > _MAX_CODE_DIM:
@@ -680,7 +703,11 @@ def _check_storage(storage: Any, dim: int) -> str:
 
 
 def _check_rotation(rotation: Any, storage: str, dim: int) -> str | None:
-    choices = ("auto", "fwht") if storage == "f32" else ("auto", "pca", None)
+    choices: tuple[str | None, ...] = ("auto", "pca", None)
+    if storage == "f32":
+        choices = ("auto", "fwht")
+    elif storage == "binary":
+        choices = ("auto", "pca", "fwht")
     if rotation not in choices:
         raise ValueError(
             f"rotation: expected one of {choices} for storage {storage!r}, got {rotation!r}"

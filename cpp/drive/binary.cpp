@@ -1,0 +1,313 @@
+#include "binary.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "search.h"
+
+namespace lw {
+namespace {
+
+constexpr std::size_t kRowsTogether = 64;
+constexpr std::size_t kRun = kScreenGroups * kLanes;
+// |code| of a query: four of them are an entry of a table.
+constexpr double kLargestCode = static_cast<double>(kBitEntry) / 4;
+
+std::size_t n_panels(const BitPlan& plan) { return (plan.n_axes + kLanes - 1) / kLanes; }
+
+float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+
+// A positive number as a bfloat16: the nearest, or with 0xFFFF for `half` the next one above.
+std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
+  const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+  return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
+}
+
+double dot(const float* a, const float* b, std::size_t n) {
+  double sum[8] = {};
+  std::size_t d = 0;
+  for (; d + 8 <= n; d += 8) {
+    for (std::size_t i = 0; i < 8; ++i) sum[i] += static_cast<double>(a[d + i]) * static_cast<double>(b[d + i]);
+  }
+  for (; d < n; ++d) sum[0] += static_cast<double>(a[d]) * static_cast<double>(b[d]);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+// Some vectors on their way to the bits; a null one stays zero.
+struct Projected {
+  std::vector<float> centred;  // [n, dim]
+  std::vector<float> y;        // [n, n_bits]
+
+  Projected(const Kernels& kernels, const BitPlan& plan, const float* const* x, std::size_t n)
+      : centred(n * plan.dim), y(n * plan.n_bits) {
+    for (std::size_t i = 0; i < n; ++i) {
+      if (x[i] == nullptr) continue;
+      for (std::size_t d = 0; d < plan.dim; ++d) centred[i * plan.dim + d] = x[i][d] - plan.center[d];
+    }
+    const std::size_t stride = plan.panels == nullptr ? plan.dim : n_panels(plan) * kLanes;
+    std::vector<float> on_axes(plan.panels == nullptr ? 0 : n * stride);
+    if (plan.panels != nullptr) {
+      kernels.project(centred.data(), n, plan.dim, plan.panels, n_panels(plan), on_axes.data());
+    }
+    const float* const from = plan.panels == nullptr ? centred.data() : on_axes.data();
+    std::vector<float> padded(plan.n_bits);
+    std::vector<float> scratch(plan.n_bits);
+    for (std::size_t i = 0; i < n; ++i) {
+      std::copy_n(from + i * stride, plan.n_axes, padded.data());
+      rotate(kernels, plan.rotation, nullptr, padded.data(), y.data() + i * plan.n_bits, scratch.data());
+    }
+  }
+};
+
+// Enters row x, which is `centred` and y, as position `at`.
+void enter(const Store& store, const BitPlan& plan, const Bits& bits, std::size_t at, const float* x,
+           const float* centred, const float* y) {
+  const double length2 = dot(centred, centred, plan.dim);
+  const double inside2 = dot(y, y, plan.n_bits);
+  double sum = 0.0;
+  for (std::size_t d = 0; d < plan.n_bits; ++d) sum += std::abs(static_cast<double>(y[d]));
+  const auto m = static_cast<double>(plan.n_bits);
+  const double factor = sum > 0 ? inside2 / sum : 0.0;
+  // |y| sqrt((1 - <o, s>^2) / <o, s>^2 / (m - 1)) with the unit vectors o and s along y and its signs.
+  const double bits2 = std::max(factor * factor * m - inside2, 0.0) / (m - 1);
+  const double outside2 = std::max(length2 - inside2, 0.0) * plan.outside;
+  bits.base[at] = static_cast<float>(store.metric == Metric::kL2
+                                         ? length2 / 2
+                                         : dot(plan.center, plan.center, plan.dim) - dot(plan.center, x, plan.dim));
+  bits.factors[at] = to_bf16(factor);
+  bits.errors[at] = to_bf16(std::sqrt(bits2 + outside2), 0xFFFF);
+}
+
+// The `size` best of a query so far by (estimate, position), and a few behind them that wait to be dropped together.
+struct Shortlist {
+  std::size_t size;
+  float bound;  // estimates beyond it cannot be among the best
+  std::vector<Neighbor> entries;
+  ScanStats stats;
+
+  static Shortlist of(const Request& request) {
+    return {request.rerank, std::numeric_limits<float>::infinity(), {}, {}};
+  }
+  Shortlist branch() const { return {size, bound, {}, {}}; }
+
+  void add(const Neighbor& entry) {
+    if (entry.distance > bound) return;
+    entries.push_back(entry);
+    // Selecting costs a pass over all: once for every so many entries.
+    if (entries.size() >= 2 * std::max<std::size_t>(size, 32)) shrink();
+  }
+
+  void shrink() {
+    if (entries.size() < size) return;
+    const auto last = entries.begin() + static_cast<std::ptrdiff_t>(size) - 1;
+    std::nth_element(entries.begin(), last, entries.end());
+    bound = last->distance;
+    entries.resize(size);
+  }
+};
+
+void merge(const Shortlist& piece, Shortlist& whole) {
+  for (const Neighbor& entry : piece.entries) whole.add(entry);
+  whole.stats.candidates += piece.stats.candidates;
+  whole.stats.dimensions += piece.stats.dimensions;
+}
+
+// One query, ready to meet bits.
+class Query {
+ public:
+  Query(const Kernels& kernels, const Store& store, const BitPlan& plan, const Bits& bits, const Request& request,
+        const float* z)
+      : kernels_(kernels), store_(store), plan_(plan), bits_(bits), request_(request), tables_(4 * plan.n_bits) {
+    double largest = 0.0;
+    for (std::size_t d = 0; d < plan.n_bits; ++d) largest = std::max(largest, std::abs(static_cast<double>(z[d])));
+    step_ = static_cast<float>(largest / kLargestCode);
+    for (std::size_t d = 0; d < plan.n_bits; d += 4) {
+      int code[4];
+      for (std::size_t i = 0; i < 4; ++i) {
+        const double nearest =
+            step_ > 0 ? std::nearbyint(static_cast<double>(z[d + i]) / static_cast<double>(step_)) : 0.0;
+        code[i] = static_cast<int>(std::clamp(nearest, -kLargestCode, kLargestCode));
+        total_ += std::abs(code[i]);
+      }
+      // An entry adds up what has the code's sign, so that none is negative: the product is 2 * entries - total.
+      const std::size_t byte = d / 8;
+      std::uint8_t* const table = tables_.data() + ((byte / 4 * 2 + d / 4 % 2) * 4 + byte % 4) * kLanes;
+      for (std::size_t entry = 0; entry < 16; ++entry) {
+        int sum = 0;
+        for (std::size_t i = 0; i < 4; ++i) sum += (entry >> i & 1) == (code[i] > 0 ? 1u : 0u) ? std::abs(code[i]) : 0;
+        table[entry] = static_cast<std::uint8_t>(sum);
+      }
+    }
+  }
+
+  void scan(const Range* ranges, std::size_t n_ranges, Shortlist& list) const {
+    for (std::size_t r = 0; r < n_ranges; ++r) {
+      const auto begin = static_cast<std::size_t>(ranges[r].begin);
+      const auto size = static_cast<std::size_t>(ranges[r].size);
+      for (std::size_t at = 0; at < size; at += kRun) run(begin + at, std::min(kRun, size - at), list);
+    }
+  }
+
+ private:
+  // The run's candidates that the request allows. Returns their number.
+  std::size_t allow(std::size_t at, std::size_t n, std::uint16_t* alive) const {
+    std::size_t n_candidates = 0;
+    for (std::size_t first = 0; first < n; first += 64) {
+      const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
+      n_candidates += static_cast<std::size_t>(std::popcount(mask));
+      for (std::size_t i = 0; i < 64 && first + i < n; i += kLanes) {
+        alive[(first + i) / kLanes] = static_cast<std::uint16_t>(mask >> i);
+      }
+    }
+    return n_candidates;
+  }
+
+  void run(std::size_t at, std::size_t n, Shortlist& list) const {
+    std::uint16_t alive[kScreenGroups];
+    float estimates[kRun];
+    const std::size_t n_candidates = allow(at, n, alive);
+    list.stats.candidates += n_candidates;
+    list.stats.dimensions += n_candidates * plan_.n_bits;
+    const std::size_t n_groups = (n + kLanes - 1) / kLanes;
+    const std::size_t n_bytes = plan_.n_bits / 8;
+    // Equal estimates go by position, and an earlier one may come later: it is not screened out.
+    const float limit = std::nextafter(list.bound, std::numeric_limits<float>::infinity());
+    kernels_.screen_bits({bits_.bits + at * n_bytes, bits_.base + at, bits_.factors + at, n_bytes}, n_groups,
+                         {tables_.data(), total_, step_}, limit, alive, estimates);
+    for (std::size_t g = 0; g < n_groups; ++g) {
+      for (std::uint32_t mask = alive[g]; mask != 0; mask &= mask - 1) {
+        const std::size_t i = g * kLanes + static_cast<std::size_t>(std::countr_zero(mask));
+        list.add({estimates[i], static_cast<std::int64_t>(at + i)});
+      }
+    }
+  }
+
+  const Kernels& kernels_;
+  const Store& store_;
+  const BitPlan& plan_;
+  const Bits& bits_;
+  const Request& request_;
+  std::vector<std::uint8_t> tables_;
+  std::int32_t total_ = 0;
+  float step_ = 0.0f;
+};
+
+struct Plan {
+  const Kernels& kernels;
+  const Store& store;
+  const BitPlan& plan;
+  const Bits& bits;
+  const Request& request;
+
+  std::vector<Query> prepare(std::size_t first, std::size_t n) const {
+    std::vector<const float*> from(n);
+    for (std::size_t i = 0; i < n; ++i) from[i] = request.queries + (first + i) * store.dim;
+    const Projected projected(kernels, plan, from.data(), n);
+    std::vector<Query> queries;
+    queries.reserve(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      queries.emplace_back(kernels, store, plan, bits, request, projected.y.data() + i * plan.n_bits);
+    }
+    return queries;
+  }
+
+  void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges, Shortlist* lists) const {
+    for (std::size_t q = 0; q < queries.size(); ++q) queries[q].scan(ranges, n_ranges, lists[q]);
+  }
+};
+
+// Where the first pass hands its candidates over, to be scored on their rows.
+struct Funnel {
+  const Kernels& kernels;
+  const Store& store;
+  const BitPlan& plan;
+  const Bits& bits;
+  const Request& request;
+  const Output& output;
+
+  void take(std::size_t q, std::size_t k, Shortlist& list) const {
+    constexpr std::size_t kTogether = 64;
+    const float* const query = request.queries + q * store.dim;
+    Search search = Search::of(request);
+    search.stats = list.stats;
+    list.shrink();
+    std::sort(list.entries.begin(), list.entries.end());
+    // What an estimate lacks of half the distance, or of the distance for products.
+    const bool product = store.metric != Metric::kL2;
+    double length2 = 0.0;
+    double offset = store.metric == Metric::kCosine ? 1.0 : 0.0;
+    for (std::size_t d = 0; d < store.dim; ++d) {
+      const double centred = static_cast<double>(query[d]) - static_cast<double>(plan.center[d]);
+      length2 += centred * centred;
+      if (product) offset -= static_cast<double>(query[d]) * static_cast<double>(plan.center[d]);
+    }
+    const double length = std::sqrt(length2);
+    const double scale = product ? 1.0 : 2.0;
+    if (!product) offset = length2 / 2;
+    const auto hopeless = [&](const Neighbor& candidate) {
+      if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
+      const double error = static_cast<double>(from_bf16(bits.errors[candidate.id])) * length;
+      const double lower = scale * (static_cast<double>(candidate.distance) + offset - request.eps0 * error);
+      return lower > static_cast<double>(search.best.bound());
+    };
+    std::int64_t rows[kTogether];
+    std::size_t n = 0;
+    for (const Neighbor& candidate : list.entries) {
+      if (hopeless(candidate)) continue;
+      rows[n++] = store.row(static_cast<std::size_t>(candidate.id));
+      if (n < kTogether) continue;
+      settle(kernels, store, query, rows, n, search);
+      n = 0;
+    }
+    settle(kernels, store, query, rows, n, search);
+    output.take(q, k, search);
+  }
+};
+
+}  // namespace
+
+bool fill_bits(const Kernels& kernels, const Store& store, const BitPlan& plan, const Bits& bits, std::size_t first,
+               std::size_t last, std::size_t n_threads, const Interrupt& interrupt) {
+  const std::size_t n_bytes = plan.n_bits / 8;
+  const std::size_t n_pieces = (last - first + kRowsTogether - 1) / kRowsTogether;
+  return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    const std::size_t begin = first + piece * kRowsTogether;
+    const std::size_t n = std::min(kRowsTogether, last - begin);
+    const float* rows[kRowsTogether];
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::int64_t row = store.row(begin + i);
+      const bool present = row >= 0 && row < static_cast<std::int64_t>(store.n_rows);
+      rows[i] = present ? store.rows + static_cast<std::size_t>(row) * plan.dim : nullptr;
+    }
+    const Projected projected(kernels, plan, rows, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t at = begin + i;
+      const float* const y = projected.y.data() + i * plan.n_bits;
+      std::uint8_t* const group = bits.bits + at / kLanes * kLanes * n_bytes + at % kLanes;
+      for (std::size_t j = 0; j < n_bytes; ++j) {
+        unsigned byte = 0;
+        for (unsigned b = 0; b < 8; ++b) byte |= static_cast<unsigned>(y[8 * j + b] > 0.0f) << b;
+        group[j * kLanes] = static_cast<std::uint8_t>(byte);
+      }
+      if (rows[i] == nullptr) {
+        bits.base[at] = std::numeric_limits<float>::infinity();
+        bits.factors[at] = 0;
+        bits.errors[at] = 0;
+      } else {
+        enter(store, plan, bits, at, rows[i], projected.centred.data() + i * plan.dim, y);
+      }
+    }
+  });
+}
+
+bool scan_bits(const Kernels& kernels, const Store& store, const BitPlan& plan, const Bits& bits,
+               const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
+  const Funnel funnel{kernels, store, plan, bits, request, output};
+  return search_lists<Shortlist>(store, request, Plan{kernels, store, plan, bits, request}, funnel, n_threads,
+                                 interrupt);
+}
+
+}  // namespace lw
