@@ -189,6 +189,8 @@ def dials(storage: str, index: lw.Flat) -> dict[str, dict[str, Any]]:
     wanted: dict[str, dict[str, Any]] = {CERTIFIED: {"eps0": math.inf}}
     wanted |= {f"eps0 {eps0:g}": {"eps0": eps0} for eps0 in FINITE}
     if storage == "binary":
+        # Nothing about it is certain.
+        wanted["rerank learned"] = wanted.pop(CERTIFIED)
         wanted |= {f"rerank {C}": {"rerank": C} for C in RERANKS}
     known = {}
     for name, dial in wanted.items():

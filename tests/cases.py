@@ -15,6 +15,7 @@ from conftest import EXTENSIONS, RUNNABLE
 from lanewise import _native, oracle
 
 SCALAR = _native.kernels_by_name("scalar")
+BEST = _native.kernels_by_name(RUNNABLE[0])
 
 # For tests that compare with `scalar`, which would pass against itself whatever it did.
 beside_scalar = pytest.mark.parametrize(
@@ -140,6 +141,14 @@ def dyadic(shape, seed):
     return np.ldexp(signed.astype(np.float32), -20).reshape(shape)
 
 
+def dyadic_codes(shape, seed, smallest=-128):
+    """Bytes of random bits that are the same on every machine."""
+    n = math.prod(shape)
+    words, _ = oracle.threefry([seed, 1], np.arange(n, dtype=np.uint64), 0)
+    codes = (words >> np.uint64(56)).astype(np.int16) - 128
+    return np.maximum(codes, smallest).astype(np.int8).reshape(shape)
+
+
 def digest(*arrays):
     """Fingerprint of the bytes of little-endian arrays."""
     state = hashlib.sha256()
@@ -257,9 +266,14 @@ def of_live_groups(alive, estimates):
     return np.where(live, estimates[:, : live.shape[1]], np.float32(np.nan))
 
 
-def dot_codes(kernels, query, rows, positions):
+def dot_codes(kernels, query, rows, positions, *, nibbles=False):
+    """Products with whole codes; the rows are packed first if that is what the kernel wants."""
     out = np.full(len(positions), -1, dtype=np.int32)
-    kernels.dot_codes(query, rows, positions, out)
+    if nibbles:
+        stretches = (rows.astype(np.int16) + 8).astype(np.uint8).reshape(len(rows), -1, 2, 64)
+        packed = stretches[:, :, 0] | stretches[:, :, 1] << 4
+        rows = packed.reshape(len(rows), -1).view(np.int8)
+    kernels.dot_codes(query, rows, positions, out, nibbles)
     return out
 
 
@@ -503,6 +517,7 @@ class CodePlan:
     body_length: float = 1.0
     residual: float = 0.0
     neighbor: tuple = (1.0, 0.0)
+    body_bits: int = 8
 
     def __post_init__(self):
         self.ends = np.array([*self.front, *self.body], dtype=np.uint32)
@@ -518,7 +533,8 @@ class CodePlan:
             self.front_length,
             self.body_length,
             self.residual,
-            np.tile(self.neighbor, (len(self.ends), 1)),
+            np.tile(np.array(self.neighbor, np.float64), (len(self.ends), 1)),
+            self.body_bits,
         )
 
     @property
@@ -530,43 +546,52 @@ class CodePlan:
         """Dimensions with the padding to a multiple of four."""
         return int(self.ends[-1])
 
+    @property
+    def largest(self):
+        """The largest code of each dimension."""
+        front = np.arange(self.dim) < self.front[-1]
+        return np.where(front | (self.body_bits == 8), 127, 7).astype(np.float32)
+
+    def codes_of(self, y):
+        """Codes of projected rows as the driver makes them: in float32, to the nearest even."""
+        quotient = np.divide(y, self.scales, out=np.zeros_like(y), where=self.scales > 0)
+        return np.clip(np.rint(quotient), -self.largest, self.largest)
+
     def projected(self, x):
-        """What the scan takes for M (x - center), bit for bit."""
+        """What the scan takes for M (x - center), bit for bit, with any kernels."""
         y = np.full_like(x, np.nan)
-        self.native.project(SCALAR, x, y, 1)
+        self.native.project(BEST, x, y, 1)
         return y
 
 
 @functools.cache
-def random_axes(dim, seed=0):
+def random_axes(dim):
     """Orthonormal axes, rounded, and how far they may distort products."""
-    rng = np.random.default_rng([dim, seed])
+    rng = np.random.default_rng(dim)
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
     return axes, oracle.distortion(axes)
 
 
 def steps(dim):
-    """Fronts and bodies of all kinds: one step or many, without a body, in one or many pieces."""
+    """Fronts and bodies of all kinds: one step or many, without a body, in one or many pieces.
+
+    The third number is the bits of a code of the body.
+    """
     whole = -(-dim // 4) * 4
-    yield (whole,), ()
+    yield (whole,), (), 8
     if whole >= 12:
-        yield (4, 8, whole), ()
-        yield (4, whole - 4), (whole,)
-    if whole >= 8:
-        yield (4,), (whole,)
-    if whole > 4 + 64:
-        yield (4,), (4 + 64, whole)
-    if whole > 12 + 192:
-        yield (4, 8, 12), (12 + 64, 12 + 192, whole)
+        yield (4, 8, whole), (), 4
+        yield (4, whole - 4), (whole,), 8
+    for bits in (8, 4) if whole >= 8 else ():
+        read = 512 // bits
+        yield (4,), (whole,), bits
+        if whole > 4 + read:
+            yield (4,), (4 + read, whole), bits
+        if whole > 12 + 3 * read:
+            yield (4, 8, 12), (12 + read, 12 + 3 * read, whole), bits
 
 
-def codes_of(y, scales):
-    """Codes of projected rows as the driver makes them: in float32, to the nearest even."""
-    quotient = np.divide(y, scales, out=np.zeros_like(y), where=scales > 0)
-    return np.clip(np.rint(quotient), -127, 127)
-
-
-def code_plan(rows, *, front=None, body=(), axes=None, distortion=None, center=None, coarse=1.0):
+def code_plan(rows, *, steps=None, axes=None, center=None, coarse=1.0, neighbor=(1.0, 0.0)):
     """A plan whose codes reach as far as the rows do, with the lengths that they have.
 
     Codes of coarse > 1 say less about the rows than they could, those of coarse < 1 are clipped.
@@ -575,29 +600,24 @@ def code_plan(rows, *, front=None, body=(), axes=None, distortion=None, center=N
     dim = rows.shape[1]
     if isinstance(axes, str):
         axes, distortion = random_axes(dim)
-    elif axes is None:
-        distortion = 0.0
-    elif distortion is None:
-        distortion = oracle.distortion(axes)
-    front = (-(-dim // 4) * 4,) if front is None else front
+    else:
+        distortion = 0.0 if axes is None else oracle.distortion(axes)
+    front, body, body_bits = ((-(-dim // 4) * 4,), (), 8) if steps is None else steps
     center = mean(rows) if center is None else center
-    options = {"front": front, "body": body, "axes": axes, "distortion": distortion}
-    y = CodePlan(center, np.ones(dim, np.float32), **options).projected(rows)
+    options = {"front": front, "body": body, "body_bits": body_bits, "neighbor": neighbor}
+    options |= {"axes": axes, "distortion": distortion}
+    plain = CodePlan(center, np.ones(dim, np.float32), **options)
+    y = plain.projected(rows)
     reach = np.abs(y).max(axis=0, initial=0).astype(np.float64)
-    scales = (reach / 127 * coarse).astype(np.float32)
-    codes = codes_of(y, scales).astype(np.float64)
+    scales = (reach / plain.largest * coarse).astype(np.float32)
+    codes = CodePlan(center, scales, **options).codes_of(y).astype(np.float64)
     left = np.sqrt(((y - codes * scales) ** 2).sum(axis=1))
     left += (distortion + oracle.UNIT) * np.sqrt(((rows.astype(np.float64) - center) ** 2).sum(1))
     options["residual"] = float(left.sum() / max(len(left), 1))
-    lengths = [
-        np.sqrt((part**2).sum(axis=1)).sum() / max(left.sum(), 1e-300)
-        for part in (codes[:, : front[-1]], codes[:, front[-1] :])
-    ]
-    lengths = {name: length or 1.0 for name, length in zip(LENGTHS, lengths, strict=True)}
-    return CodePlan(center, scales, **options, **lengths)
-
-
-LENGTHS = ("front_length", "body_length")
+    for name, part in (("front", codes[:, : front[-1]]), ("body", codes[:, front[-1] :])):
+        length = np.sqrt((part**2).sum(axis=1)).sum() / max(left.sum(), 1e-300)
+        options[f"{name}_length"] = length or 1.0
+    return CodePlan(center, scales, **options)
 
 
 def code_store(kernels, plan, metric, rows, lists, *, labels=None, n_threads=1):
@@ -617,11 +637,15 @@ def code_store(kernels, plan, metric, rows, lists, *, labels=None, n_threads=1):
 
 
 def stored_codes(store):
-    """Codes of all positions, shape (positions, whole), read as cpp/drive/codes.h lays them out."""
+    """Codes of all positions and dimensions, with padding, as cpp/drive/codes.h lays them out."""
     n_front, n = store.plan.front[-1], len(store.lists.ids)
     groups = store.arrays["front"][:-1024].reshape(n // LANES, n_front // 4, LANES, 4)
     front = groups.transpose(0, 2, 1, 3).reshape(n, n_front)
-    body = store.arrays["body"][:-64].reshape(n, store.plan.whole - n_front)
+    body = store.arrays["body"][:-64].reshape(n, -1)
+    if store.plan.body_bits == 4:
+        stretches = body.view(np.uint8).reshape(n, -1, 1, 64)
+        halves = np.concatenate([stretches & 15, stretches >> 4], axis=2)
+        body = halves.reshape(n, -1).astype(np.int8) - np.int8(8)
     return np.concatenate([front, body], axis=1)
 
 

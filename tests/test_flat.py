@@ -20,6 +20,21 @@ from lanewise import oracle
 METRICS = ("l2", "ip", "cosine")
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
+# What certifies exact answers in its own way.
+PLANES = {
+    "f32": {"storage": "f32"},
+    "sq8-pca": {"storage": "sq8", "rotation": "pca"},
+    "sq8-none": {"storage": "sq8", "rotation": None},
+    "sq4-pca": {"storage": "sq4", "rotation": "pca"},
+    "sq4-none": {"storage": "sq4", "rotation": None},
+}
+all_planes = pytest.mark.parametrize("planes", PLANES.values(), ids=PLANES)
+# One of a kind, where axes and bits make no difference.
+SOME_PLANES = ("f32", "sq8-pca", "sq4-none")
+some_planes = pytest.mark.parametrize(
+    "planes", [PLANES[name] for name in SOME_PLANES], ids=SOME_PLANES
+)
+
 
 def near_duplicates(rng, shape):
     noise = rng.standard_normal(shape, dtype=np.float32) * np.float32(2.0**-20)
@@ -56,6 +71,7 @@ KINDS = {
     "constant dimension": constant_dimension,
     "zero vectors": zero_vectors,
     "heavy tails": lambda rng, shape: rng.standard_cauchy(shape).astype(np.float32),
+    "longest": cases.longest,
 }
 
 
@@ -143,22 +159,49 @@ def test_answers_are_those_of_float64_up_to_rounding(rng, metric, kind):
 
 
 @every_metric
+@all_planes
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_those_of_brute_force_bit_for_bit(kernels, rng, metric, kind):
-    """Early termination may not lose a candidate, however near the bound it is."""
+def test_answers_are_those_of_brute_force_bit_for_bit(rng, metric, planes, kind):
+    """No scan may lose a candidate, however near the bound it is."""
     for dim, n in SHAPES:
         X = KINDS[kind](rng, (n, dim))
         Q = queries_for(rng, kind, X)
-        index = lw.Flat(dim, metric, kernels=kernels).add(X)
+        index = lw.Flat(dim, metric, **planes).add(X)
         for k in (1, 10, n, n + 3):
-            for delta in (1, 32, 10**9):
+            for delta in (1, 32, 10**9) if planes["storage"] == "f32" else (32,):
                 got = tuple(index.search(Q, k, delta=delta))
                 assert_same_bytes(got, settled(index, Q, k), dim, k, delta)
 
 
 @every_metric
+@all_planes
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 100, 127, 128, 200])
+def test_any_dimension(rng, metric, planes, dim):
+    """Rows whose first dimensions say most, so that steps of all kinds pay off."""
+    n = 400
+    X, Q = KINDS["normal"](rng, (n, dim)), KINDS["normal"](rng, (5, dim))
+    falling = np.float32(0.97) ** np.arange(dim, dtype=np.float32)
+    X, Q = X * falling, np.concatenate([Q, X[:2]]) * falling
+    index = lw.Flat(dim, metric, **planes).add(X)
+    assert index.rotation == planes.get("rotation", "fwht")
+    for k in (1, 10, 100, n):
+        assert_same_bytes(tuple(index.search(Q, k)), settled(index, Q, k), k)
+
+
+@all_planes
+@pytest.mark.parametrize("dim", [384, 1000])
+def test_many_dimensions(rng, planes, dim):
+    X = KINDS["near duplicates"](rng, (200, dim))
+    Q = queries_for(rng, "near duplicates", X)
+    index = lw.Flat(dim, **planes).add(X)
+    for k in (1, 10, 200):
+        assert_same_bytes(tuple(index.search(Q, k)), settled(index, Q, k), k)
+
+
+@every_metric
+@some_planes
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int8"])
-def test_ties_are_in_the_order_of_ids_exactly(rng, metric, dtype):
+def test_ties_are_in_the_order_of_ids_exactly(rng, metric, planes, dtype):
     """Whole numbers, or powers of four of equal coordinates: nothing is rounded anywhere."""
     low = 0 if dtype == "uint8" else -2
     for dim, n in ((1, 100), (2, 100), (3, 130), (16, 300)):
@@ -170,7 +213,7 @@ def test_ties_are_in_the_order_of_ids_exactly(rng, metric, dtype):
         Q = np.concatenate([X[:5], X[-5:]])
         for k in (1, 7, len(X) + 2):
             distances, ids = oracle.search(X, Q, k, metric)
-            got = lw.Flat(dim, metric).add(X).search(Q, k)
+            got = lw.Flat(dim, metric, **planes).add(X).search(Q, k)
             assert np.array_equal(got.ids, ids), (dim, k)
             assert np.array_equal(got.distances, distances), (dim, k)
         assert (np.diff(distances[:, :-2], axis=1) == 0).any(), "ties must be among the cases"
@@ -227,10 +270,11 @@ def test_the_cosine_does_not_know_lengths(rng):
     st.lists(st.integers(-3, 3), min_size=5, max_size=200),
     st.integers(0, 12),
     st.sampled_from(["l2", "ip"]),
+    st.sampled_from(sorted(PLANES)),
 )
-def test_any_small_set_of_whole_numbers(dim, numbers, k, metric):
+def test_any_small_set_of_whole_numbers(dim, numbers, k, metric, planes):
     X = np.array(numbers[: len(numbers) // dim * dim], dtype=np.float32).reshape(-1, dim)
-    got = lw.Flat(dim, metric).add(X).search(X[:3], k)
+    got = lw.Flat(dim, metric, **PLANES[planes]).add(X).search(X[:3], k)
     distances, ids = oracle.search(X, X[:3], k, metric)
     assert np.array_equal(got.ids, ids)
     assert np.array_equal(got.distances, distances)
@@ -240,16 +284,18 @@ def test_any_small_set_of_whole_numbers(dim, numbers, k, metric):
 
 
 @every_metric
-def test_same_bits_for_everybody(kernels, rng, metric):
+@some_planes
+def test_same_bits_for_everybody(code_kernels, rng, metric, planes):
     """Kernel set, threads, batches, the way of adding and the rotation: none may show."""
     dim, n = 5, 9000  # several pieces of a scan
     X = KINDS["normal"](rng, (n, dim))
     Q = queries_for(rng, "normal", X)
     expected = tuple(lw.Flat(dim, metric, kernels="scalar", n_threads=1).add(X).search(Q, 20))
-    index = lw.Flat(dim, metric, kernels=kernels)
+    index = lw.Flat(dim, metric, kernels=code_kernels, **planes)
     for begin, end in ((0, 1), (1, 3), (3, 63), (63, 64), (64, 200), (200, 5000), (5000, n)):
         index.add(X[begin:end], n_threads=3)
-    other = lw.Flat(dim, metric, seed=2**64 - 1, kernels=kernels, n_threads=2).add(X)
+    other = lw.Flat(dim, metric, seed=2**64 - 1, kernels=code_kernels, n_threads=2, **planes)
+    other.add(X)
     for n_threads in THREADS:
         for one in (index, other):
             got = tuple(one.search(Q, 20, n_threads=n_threads))
@@ -261,27 +307,32 @@ def test_same_bits_for_everybody(kernels, rng, metric):
 
 
 @every_metric
-def test_same_statistics_for_everybody(kernels, rng, metric):
-    X = KINDS["normal"](rng, (9000, 5))
+@all_planes
+def test_same_statistics_for_everybody(code_kernels, rng, metric, planes):
+    X = KINDS["normal"](rng, (5000, 5))
     Q = X[:3] + np.float32(0.1)
-    expected = lw.Flat(5, metric, kernels="scalar", n_threads=1).add(X).search(Q, 4).stats
-    for n_threads in THREADS:
-        got = lw.Flat(5, metric, kernels=kernels).add(X).search(Q, 4, n_threads=n_threads).stats
-        for name, values in expected.items():
-            assert_same_bytes(got[name], values, name, n_threads)
-        alone = lw.Flat(5, metric).add(X).search(Q[1], 4, n_threads=n_threads).stats
-        assert alone["dimensions"][0] == expected["dimensions"][1]
+    plain = lw.Flat(5, metric, kernels="scalar", n_threads=1, **planes).add(X)
+    index = lw.Flat(5, metric, kernels=code_kernels, n_threads=3, **planes).add(X)
+    for eps0 in (1.0, np.inf):
+        expected = plain.search(Q, 4, eps0=eps0).stats
+        for n_threads in THREADS:
+            got = index.search(Q, 4, eps0=eps0, n_threads=n_threads).stats
+            for name, values in expected.items():
+                assert_same_bytes(got[name], values, name, n_threads)
+            alone = index.search(Q[1], 4, eps0=eps0, n_threads=n_threads).stats
+            assert alone["dimensions"][0] == expected["dimensions"][1]
 
 
 @every_metric
-def test_rows_that_move_the_centre_change_nothing(rng, metric):
+@all_planes
+def test_rows_that_move_the_centre_change_nothing(rng, metric, planes):
     """Few rows at the origin, then many far away, then single ones at both places."""
     near, far = KINDS["normal"](rng, (40, 20)), KINDS["far away"](rng, (300, 20))
     X = np.concatenate([near[:30], far[:290], near[30:31], far[290:291], near[31:], far[291:]])
-    index = lw.Flat(20, metric)
+    index = lw.Flat(20, metric, **planes)
     for part in np.split(X, [30, 320, 321, 322, 331]):
         index.add(part)
-        expected = lw.Flat(20, metric).add(X[: len(index)])
+        expected = lw.Flat(20, metric, **planes).add(X[: len(index)])
         for query in (near[:3], far[:3]):
             got = tuple(index.search(query, 15))
             assert_same_bytes(got, tuple(expected.search(query, 15)), len(index))
@@ -290,38 +341,42 @@ def test_rows_that_move_the_centre_change_nothing(rng, metric):
 
 
 @every_metric
-def test_the_bound_knows_the_longest_rows(rng, metric):
+@all_planes
+def test_the_bound_knows_the_longest_rows(rng, metric, planes):
     """Also if they came long ago, and only short ones were added since."""
     X = tight_clusters(rng, (300, 20)) * np.float32(100)
     short = KINDS["normal"](rng, (10, 20)) * np.float32(2.0**-10)
-    index = lw.Flat(20, metric).add(X)
+    index = lw.Flat(20, metric, **planes).add(X)
     for row in short:
         index.add(row[None])
     for k in (1, 10, 100):
         assert_same_bytes(tuple(index.search(X[:6], k)), settled(index, X[:6], k), k)
 
 
-def test_the_scan_terminates_early(rng):
+@every_metric
+@all_planes
+def test_the_scan_terminates_early(rng, metric, planes):
     """Otherwise the tests above would test nothing but the scores."""
     X = KINDS["normal"](rng, (2000, 128))
-    for metric in METRICS:
-        stats = lw.Flat(128, metric).add(X).search(X[:4], 1).stats
-        assert (stats["candidates"] == 2000).all()
-        assert (stats["settled"] < 1000).all(), metric
-        assert (stats["settled"] >= 1).all(), metric
-        assert (stats["dimensions"] >= 128 * stats["settled"]).all()
+    stats = lw.Flat(128, metric, **planes).add(X).search(X[:4], 1).stats
+    assert (stats["candidates"] == 2000).all()
+    assert (stats["settled"] < 1000).all()
+    assert (stats["settled"] >= 1).all()
+    assert (stats["dimensions"] >= 128 * stats["settled"]).all()
 
 
 # ------------------------------------------------------------------------------- the statistics
 
 
 @every_metric
-def test_a_finite_eps0_is_as_reproducible(kernels, rng, metric):
-    X = KINDS["normal"](rng, (9000, 32))
+@all_planes
+def test_a_finite_eps0_is_as_reproducible(code_kernels, rng, metric, planes):
+    X = KINDS["normal"](rng, (5000, 32))
     Q = KINDS["normal"](rng, (4, 32))
     options = {"k": 10, "eps0": 0.7, "delta": 8}
-    expected = lw.Flat(32, metric, kernels="scalar", n_threads=1).add(X).search(Q, **options)
-    index = lw.Flat(32, metric, kernels=kernels).add(X)
+    plain = lw.Flat(32, metric, kernels="scalar", n_threads=1, **planes).add(X)
+    expected = plain.search(Q, **options)
+    index = lw.Flat(32, metric, kernels=code_kernels, **planes).add(X)
     for n_threads in THREADS:
         got = index.search(Q, n_threads=n_threads, **options)
         assert_same_bytes(tuple(got), tuple(expected), n_threads)
@@ -331,21 +386,24 @@ def test_a_finite_eps0_is_as_reproducible(kernels, rng, metric):
 
 
 @every_metric
-def test_a_finite_eps0_reports_canonical_distances_for_less_work(rng, metric):
+@all_planes
+def test_a_finite_eps0_reports_canonical_distances_for_less_work(rng, metric, planes):
     X = KINDS["normal"](rng, (1500, 128))
     Q = KINDS["normal"](rng, (5, 128))
-    index = lw.Flat(128, metric).add(X)
+    index = lw.Flat(128, metric, **planes).add(X)
     exact = index.search(Q, 10)
+    # Codes have further looks at the bound then, which cost.
+    work = "dimensions" if planes["storage"] == "f32" else "settled"
     for eps0 in (0, 0.5, 2.1, 8.0):
         got = index.search(Q, 10, eps0=eps0)
         assert_same_bytes(got.distances, index.score(Q, got.ids), eps0)
         pairs = list(zip(got.distances.tolist(), got.ids.tolist(), strict=True))
         assert all(list(zip(d, i, strict=True)) == sorted(zip(d, i, strict=True)) for d, i in pairs)
         assert (got.distances >= exact.distances).all()
-        assert got.stats["dimensions"].sum() <= exact.stats["dimensions"].sum(), eps0
         assert (got.stats["candidates"] == 1500).all()
-    cheap = index.search(Q, 10, eps0=0.5).stats["dimensions"].sum()
-    assert cheap < exact.stats["dimensions"].sum(), "the dial must turn something"
+        assert got.stats[work].sum() <= exact.stats[work].sum(), eps0
+    cheap = index.search(Q, 10, eps0=0.5).stats[work].sum()
+    assert cheap < exact.stats[work].sum(), "the dial must turn something"
     assert_same_bytes(tuple(index.search(Q, 10, eps0=1e9)), tuple(exact))
 
 
@@ -553,6 +611,14 @@ CONSTRUCTION = [
     ({"metric": None}, TypeError, "metric"),
     ({"seed": -1}, ValueError, "seed"),
     ({"seed": 2**64}, ValueError, "seed"),
+    ({"storage": "sq2"}, ValueError, "storage"),
+    ({"storage": None}, ValueError, "storage"),
+    ({"storage": "sq8", "dim": 65_537}, ValueError, "storage"),
+    ({"rotation": "fft"}, ValueError, "rotation"),
+    ({"rotation": "fwht"}, ValueError, "rotation"),
+    ({"rotation": "pca", "storage": "f32"}, ValueError, "rotation"),
+    ({"rotation": None, "storage": "f32"}, ValueError, "rotation"),
+    ({"rotation": "pca", "dim": 4097}, ValueError, "rotation"),
     ({"kernels": "sse9"}, ValueError, "kernels"),
     ({"kernels": 3}, TypeError, "kernels"),
 ]
@@ -604,9 +670,11 @@ def test_scores_of_named_rows(rng, metric):
 
 
 @every_metric
-def test_pickles_and_copies_answer_the_same(kernels, rng, metric):
+@all_planes
+def test_pickles_and_copies_answer_the_same(code_kernels, rng, metric, planes):
     X = KINDS["normal"](rng, (150, 10))
-    index = lw.Flat(10, metric, seed=4, kernels=kernels).add(X[:100]).add(X[100:120])
+    index = lw.Flat(10, metric, seed=4, kernels=code_kernels, **planes)
+    index.add(X[:100]).add(X[100:120])
     expected = index.search(X, 7, eps0=1.0, delta=2)
     after = tuple(lw.Flat(10, metric).add(X).search(X, 7))
     pickles = [
@@ -631,25 +699,27 @@ def test_an_empty_index_can_be_pickled():
     assert twin.add([[1.0, 2.0, 3.0]]).search([1.0, 2.0, 3.0], 1).ids.tolist() == [[0]]
 
 
-def test_a_pickle_holds_what_the_index_holds_and_no_more(rng):
+@all_planes
+def test_a_pickle_holds_what_the_index_holds_and_no_more(rng, planes):
     """Room to grow is memory that nobody has written."""
     X = KINDS["normal"](rng, (1000, 32))
-    index = lw.Flat(32).add(X)
+    index = lw.Flat(32, **planes).add(X)
     index.add(X[:1])
-    at_once = lw.Flat(32).add(np.concatenate([X, X[:1]]))
+    at_once = lw.Flat(32, **planes).add(np.concatenate([X, X[:1]]))
     grown, whole = (len(pickle.dumps(one, pickle.HIGHEST_PROTOCOL)) for one in (index, at_once))
     assert grown <= whole
 
 
-@every_metric
-def test_searches_during_adds_see_all_or_nothing(rng, metric):
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@some_planes
+def test_searches_during_adds_see_all_or_nothing(rng, metric, planes):
     """Every answer is that of some number of whole additions, and never of fewer than before."""
     X = KINDS["normal"](rng, (640, 6))
     Q = X[[0, 639, 100]]
     ends = [10, 11, 40, 64, 130, 131, 300, 301, 500, 640]
-    states = [tuple(lw.Flat(6, metric).add(X[:end]).search(Q, 40)) for end in ends]
+    states = [tuple(lw.Flat(6, metric, **planes).add(X[:end]).search(Q, 40)) for end in ends]
     known = {tuple(part.tobytes() for part in state): i for i, state in enumerate(states)}
-    index = lw.Flat(6, metric, n_threads=2).add(X[: ends[0]])
+    index = lw.Flat(6, metric, n_threads=2, **planes).add(X[: ends[0]])
     done = threading.Event()
     passed = threading.Semaphore(0)
     seen = [[] for _ in range(3)]

@@ -15,6 +15,7 @@ from lanewise import oracle
 
 METRICS = ("l2", "ip", "cosine")
 every_metric = pytest.mark.parametrize("metric", METRICS)
+every_storage = pytest.mark.parametrize("storage", ["f32", "sq8", "sq4"])
 
 
 def blobs(rng, n, dim, n_blobs=6):
@@ -83,12 +84,13 @@ def restricted(flat, Q, k, allowed):
 
 
 @every_metric
-def test_all_cells_give_the_answer_of_flat(kernels, rng, metric):
+@every_storage
+def test_all_cells_give_the_answer_of_flat(code_kernels, rng, metric, storage):
     X = blobs(rng, 700, 10)
     X[::50] = 0
     X[3] = X[5]
     Q = np.concatenate([X[:4], blobs(rng, 4, 10)])
-    index = trained(X, metric, kernels=kernels).add(X)
+    index = trained(X, metric, kernels=code_kernels, storage=storage).add(X)
     flat = lw.Flat(10, metric).add(X)
     for k in (1, 10, 700, 710):
         expected = tuple(flat.search(Q, k))
@@ -99,12 +101,13 @@ def test_all_cells_give_the_answer_of_flat(kernels, rng, metric):
 
 
 @every_metric
+@every_storage
 @pytest.mark.parametrize("n_probe", [1, 3, 8])
-def test_fewer_cells_give_the_answer_of_flat_among_their_rows(rng, metric, n_probe):
+def test_fewer_cells_give_the_answer_of_flat_among_their_rows(rng, metric, storage, n_probe):
     Q = blobs(rng, 6, 9)
     for _ in range(50):
         X = blobs(rng, 500, 9)
-        index = trained(X, metric).add(X)
+        index = trained(X, metric, storage=storage).add(X)
         labels, clear = cells_by_hand(X, index)
         if clear:
             break
@@ -119,6 +122,13 @@ def test_fewer_cells_give_the_answer_of_flat_among_their_rows(rng, metric, n_pro
         assert_same_bytes(tuple(result), expected, k)
         assert np.array_equal(result.stats["candidates"], allowed.sum(axis=1))
     assert (expected[1] == -1).any() or n_probe > 3, "cells with fewer than k rows must be tried"
+    for share in (0.0, 0.1, 0.6):
+        mask = rng.random(500) < share
+        few = allowed & mask
+        for form in (mask, np.flatnonzero(mask), np.packbits(mask, bitorder="little")):
+            result = index.search(Q, 10, n_probe=n_probe, filter=form)
+            assert_same_bytes(tuple(result), restricted(flat, Q, 10, few), share)
+            assert np.array_equal(result.stats["candidates"], few.sum(axis=1))
     assert_same_bytes(index.pool(Q, 20, n_probe=n_probe), index.search(Q, 20, n_probe=n_probe).ids)
 
 
@@ -132,30 +142,34 @@ def test_the_number_of_probes_can_be_set_once(rng):
 
 
 @every_metric
-def test_a_finite_eps0_is_as_reproducible(kernels, rng, metric):
+@every_storage
+def test_a_finite_eps0_is_as_reproducible(code_kernels, rng, metric, storage):
     X, Q = blobs(rng, 900, 48), blobs(rng, 4, 48)
     options = {"k": 10, "eps0": 0.5, "delta": 8, "n_probe": 7}
-    expected = trained(X, metric, kernels="scalar", n_threads=1).add(X).search(Q, **options)
-    index = trained(X, metric, kernels=kernels).add(X)
+    plain = trained(X, metric, kernels="scalar", n_threads=1, storage=storage).add(X)
+    expected = plain.search(Q, **options)
+    index = trained(X, metric, kernels=code_kernels, storage=storage).add(X)
     for n_threads in THREADS:
         got = index.search(Q, n_threads=n_threads, **options)
         assert_same_bytes(tuple(got), tuple(expected), n_threads)
         assert_same_bytes(got.stats["dimensions"], expected.stats["dimensions"])
         assert_same_bytes(got.distances, index.score(Q, got.ids))
-    exact = index.search(Q, 10, n_probe=7)
-    assert expected.stats["dimensions"].sum() < exact.stats["dimensions"].sum()
+    if storage == "f32":
+        exact = index.search(Q, 10, n_probe=7)
+        assert expected.stats["dimensions"].sum() < exact.stats["dimensions"].sum()
 
 
 # ------------------------------------------------------------------------- the same for everybody
 
 
 @every_metric
-def test_same_bits_for_everybody(kernels, rng, metric):
+@every_storage
+def test_same_bits_for_everybody(code_kernels, rng, metric, storage):
     X = blobs(rng, 5500, 4)  # probed cells of several pieces
     Q = np.concatenate([X[:3], blobs(rng, 3, 4)])
     reference = trained(X[:500], metric, 7, kernels="scalar", n_threads=1).add(X)
     expected = {p: tuple(reference.search(Q, 12, n_probe=p)) for p in (2, 7)}
-    index = trained(X[:500], metric, 7, kernels=kernels, n_threads=3)
+    index = trained(X[:500], metric, 7, kernels=code_kernels, n_threads=3, storage=storage)
     for begin, end in ((0, 1), (1, 17), (17, 17), (17, 4000), (4000, 5500)):
         index.add(X[begin:end], n_threads=2)
     assert_same_bytes(index.centroids, reference.centroids)
@@ -324,6 +338,8 @@ OPTIONS = [
     ({"n_probe": 0}, ValueError, "n_probe"),
     ({"train_iterations": 0}, ValueError, "train_iterations"),
     ({"seed": -1}, ValueError, "seed"),
+    ({"storage": "sq2"}, ValueError, "storage"),
+    ({"rotation": "fwht"}, ValueError, "rotation"),
     ({"kernels": "sse9"}, ValueError, "kernels"),
     ({"n_threads": 0}, ValueError, "n_threads"),
 ]
@@ -349,11 +365,13 @@ def test_wrong_options_are_named(rng, name):
 
 
 @every_metric
-def test_pickles_and_copies_answer_the_same(kernels, rng, metric):
+@every_storage
+def test_pickles_and_copies_answer_the_same(kernels, rng, metric, storage):
     X = blobs(rng, 200, 6)
-    index = trained(X, metric, n_probe=3, seed=5, kernels=kernels).add(X[:150])
+    options = {"n_probe": 3, "seed": 5, "storage": storage}
+    index = trained(X, metric, kernels=kernels, **options).add(X[:150])
     expected, sizes = tuple(index.search(X, 7)), index.list_sizes
-    whole = tuple(trained(X, metric, n_probe=3, seed=5).add(X).search(X, 7))
+    whole = tuple(trained(X, metric, **options).add(X).search(X, 7))
     for twin in (pickle.loads(pickle.dumps(index)), copy.deepcopy(index)):
         assert_same_bytes(tuple(twin.search(X, 7)), expected)
         assert_same_bytes(twin.list_sizes, sizes)

@@ -249,6 +249,35 @@ def test_rows_beyond_float32_are_infinite(kernels):
     assert scores.tolist() == [np.inf]
 
 
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_within_are_the_rows_or_certainly_beyond(kernels, rng, kind, dim):
+    query, rows = KINDS[kind](rng, (dim,)), KINDS[kind](rng, (65, dim))
+    # One that is beyond from the first dimensions on, and one in the last.
+    rows[7, 0] += np.float32(3) * np.abs(rows).max()
+    rows[9], rows[9, -1] = query, rows[7, 0]
+    for n in (0, 1, 2, 3, 65):
+        ids = rng.integers(0, 65, n)
+        scores = cases.row_scores(kernels, "l2", query, rows, ids)
+        bounds = [0.0, np.inf, *scores[:3]]
+        bounds += [np.nextafter(score, np.float32(-np.inf)) for score in scores[:3]]
+        for bound in bounds:
+            got = np.full(n, np.nan, dtype=np.float32)
+            kernels.l2_rows_within(query, rows, ids, bound, got)
+            left = np.isinf(got)
+            assert_same_bytes(got[~left], scores[~left], n, bound)
+            assert (scores[left] > bound).all()
+
+
+def test_rows_within_are_left_early(kernels, rng):
+    """Behind what puts a row beyond the bound there may be anything."""
+    rows = np.zeros((3, 300), dtype=np.float32)
+    rows[:, 0], rows[1:, 299] = 2, np.nan
+    out = np.empty(3, dtype=np.float32)
+    kernels.l2_rows_within(rows[0] * 0, rows, np.arange(3), 3.0, out)
+    assert out.tolist() == [np.inf] * 3
+
+
 # ------------------------------------------------------------------------------------- assign
 
 PANEL_SIZES = (1, 2, 15, 16, 17, 33, 47, 80)
@@ -499,30 +528,34 @@ def test_screen_codes_extremes(code_kernels, rng):
             assert_same_bytes(cases.screen_codes(code_kernels, case, tile=tile), truth, steps)
 
 
-def dot_arguments(rng, n, n_positions):
+def dot_arguments(rng, n, n_positions, nibbles):
     """Codes of a query and of rows in any order, some of them twice."""
     query = rng.integers(-127, 128, n, dtype=np.int8)
-    rows = rng.integers(-128, 128, (n_positions + 3, n), dtype=np.int8)
+    low, high = (-8, 8) if nibbles else (-128, 128)
+    rows = rng.integers(low, high, (n_positions + 3, n), dtype=np.int8)
     return query, rows, rng.integers(0, len(rows), n_positions, dtype=np.uint32)
 
 
-@pytest.mark.parametrize("n", [64, 128, 192, 1024])
-def test_dot_codes_exact(code_kernels, rng, n):
-    # Below, at and above the four rows that are taken together, and what is asked for ahead.
+@pytest.mark.parametrize("n", [64, 128, 192, 256, 384, 1024])
+@pytest.mark.parametrize("nibbles", [False, True])
+def test_dot_codes_exact(code_kernels, rng, nibbles, n):
+    # Below, at and above the rows that are taken together, and what is asked for ahead.
+    n *= 2 if nibbles else 1
     for n_positions in (0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 100):
-        arguments = dot_arguments(rng, n, n_positions)
-        got = cases.dot_codes(code_kernels, *arguments)
+        arguments = dot_arguments(rng, n, n_positions, nibbles)
+        got = cases.dot_codes(code_kernels, *arguments, nibbles=nibbles)
         assert np.array_equal(got, oracle.dot_codes(*arguments)), n_positions
 
 
 def test_dot_codes_extremes(code_kernels):
-    for n in (64, 65_536):
-        for sign in (-1, 1):
-            query = np.full(n, 127 * sign, dtype=np.int8)
-            rows = np.stack([np.full(n, value, np.int8) for value in (-128, -1, 0, 1, 127)])
-            positions = np.arange(5, dtype=np.uint32)
-            got = cases.dot_codes(code_kernels, query, rows, positions)
-            assert got.tolist() == [127 * sign * n * v for v in (-128, -1, 0, 1, 127)]
+    positions = np.arange(5, dtype=np.uint32)
+    for nibbles, values in ((False, (-128, -1, 0, 1, 127)), (True, (-8, -1, 0, 1, 7))):
+        for n in (128, 65_536):
+            rows = np.stack([np.full(n, value, np.int8) for value in values])
+            for sign in (-1, 1):
+                query = np.full(n, 127 * sign, dtype=np.int8)
+                got = cases.dot_codes(code_kernels, query, rows, positions, nibbles=nibbles)
+                assert got.tolist() == [127 * sign * n * v for v in values]
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 16), st.integers(0, 2**32 - 1))
@@ -554,3 +587,31 @@ def test_bits_are_those_of_every_other_machine(code_kernels):
     assert cases.digest(cases.row_scores(kernels, "ip", query, rows, ids)) == "b195bd0bde220dff"
     best = cases.kernel_assign(kernels, rows, cases.dyadic((37, 100), 6), cases.dyadic((37,), 7))
     assert cases.digest(*best) == "63fa118ad0a121d5"
+    projected = cases.project(kernels, rows, cases.dyadic((40, 100), 8))
+    assert cases.digest(projected) == "9350e9117bc541d6"
+    out = np.empty(33, dtype=np.float32)
+    kernels.l2_rows_within(query, rows, ids, 4200.0, out)
+    assert cases.digest(out) == "294a70d6ff198e57"
+    codes, code_query = cases.dyadic_codes((9, 256), 9), cases.dyadic_codes((256,), 10, -127)
+    positions = np.array([8, 0, 3, 3, 7, 1], dtype=np.uint32)
+    assert (
+        cases.digest(cases.dot_codes(kernels, code_query, codes, positions)) == "8ad9ee21f7345420"
+    )
+    nibbles = codes >> 4
+    found = cases.dot_codes(kernels, code_query, nibbles, positions, nibbles=True)
+    assert cases.digest(found) == "0760fd8efb48d360"
+    case = cases.Screening(
+        cases.dyadic_codes((5, 40, 16, 4), 11),
+        cases.dyadic((80,), 12) * 4096,
+        cases.dyadic_codes((80,), 13).astype(np.uint16) % 64 + 0x4400,
+        cases.dyadic_codes((3, 80), 14).astype(np.uint16) % 64 + 0x4400,
+        np.array([4, 20, 40], dtype=np.uint32),
+        cases.dyadic_codes((6, 160), 15, -127),
+        np.full((6, 3), 0.75, dtype=np.float32),
+        np.full(6, 1.25, dtype=np.float32),
+        np.full(6, 0.0625, dtype=np.float32),
+        np.arange(6, dtype=np.float32) * 2000 - 6000,
+        np.full((6, 5), 0x7FFF, dtype=np.uint16),
+    )
+    for tile in (False, True):
+        assert cases.digest(*cases.screen_codes(kernels, case, tile=tile)) == "a209d62f145cdcfd"

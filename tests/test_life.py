@@ -1,10 +1,13 @@
 """The life of an index: ids, removal, filters, ranges, rescoring, files, pickles."""
 
+import copy
 import pickle
 import threading
 
+import cases
 import numpy as np
 import pytest
+from cases import assert_same_bytes
 
 import lanewise as lw
 from lanewise import io
@@ -311,3 +314,255 @@ def test_searches_meanwhile_see_all_or_nothing(kind, rng, X, Q):
         thread.join()
     assert not wrong
     assert seen
+
+
+# ---------------------------------------------------------------- the same beside a plain model
+
+PLANES = {
+    "f32": {"storage": "f32"},
+    "sq8-pca": {"storage": "sq8", "rotation": "pca"},
+    "sq8-none": {"storage": "sq8", "rotation": None},
+    "sq4-none": {"storage": "sq4", "rotation": None},
+}
+all_planes = pytest.mark.parametrize("planes", PLANES.values(), ids=PLANES)
+every_metric = pytest.mark.parametrize("metric", METRICS)
+
+
+class Model:
+    """Ids and canonical rows in the order in which they came, and answers by brute force."""
+
+    def __init__(self, metric, dim):
+        self.metric = metric
+        self.ids, self.rows = np.empty(0, np.int64), np.empty((0, dim), np.float32)
+        self.next_id = 0
+
+    def add(self, X, ids):
+        X = cases.unit(X) if self.metric == "cosine" else X
+        ids = np.arange(self.next_id, self.next_id + len(X)) if ids is None else ids
+        self.ids, self.rows = np.append(self.ids, ids), np.concatenate([self.rows, X])
+        self.next_id = max(self.next_id, *(ids + 1).tolist())
+
+    def remove(self, ids):
+        left = ~np.isin(self.ids, ids)
+        self.ids, self.rows = self.ids[left], self.rows[left]
+
+    def search(self, Q, k, mask):
+        Q = cases.unit(Q) if self.metric == "cosine" else Q
+        return cases.nearest(
+            cases.SCALAR, self.metric, Q, self.rows, k, np.flatnonzero(mask), self.ids
+        )
+
+    def within(self, Q, radius, mask):
+        distances, ids = self.search(Q, len(self.ids), mask)
+        inside = distances <= np.float32(radius)
+        limits = np.concatenate(([0], np.cumsum(inside.sum(axis=1))))
+        return limits, distances[inside & (ids >= 0)], ids[inside & (ids >= 0)]
+
+
+def step(rng, index, model, dim):
+    """Change both alike: rows come, with ids or without, or go, or all is packed up and moved."""
+    kind = rng.choice(["add", "add with ids", "bring back", "remove", "remove much", "move"])
+    n = int(rng.choice([1, 3, 17, 64, 200]))
+    X = cases.integers(rng, (n, dim), 3)
+    if kind == "add":
+        index.add(X, n_threads=2)
+        model.add(X, None)
+    elif kind == "add with ids":
+        ids = model.next_id + rng.permutation(3 * n)[:n]
+        index.add(X, ids)
+        model.add(X, ids)
+    elif kind == "bring back":
+        gone = np.setdiff1d(np.arange(min(model.next_id, 3000)), model.ids)
+        ids = rng.permutation(gone)[:n]
+        if len(ids) > 0:
+            index.add(X[: len(ids)], ids)
+            model.add(X[: len(ids)], ids)
+    elif kind == "move":
+        index = pickle.loads(pickle.dumps(index))
+    else:
+        share = 0.1 if kind == "remove" else rng.choice([0.3, 0.6, 1.0])
+        ids = rng.permutation(model.ids)[: int(share * len(model.ids))]
+        index.remove(np.concatenate([ids, ids[:3]]))  # naming one twice is no mistake
+        model.remove(ids)
+    return index
+
+
+@every_metric
+@all_planes
+def test_whatever_happens_answers_are_those_of_brute_force(rng, metric, planes):
+    """Small whole numbers, so that ties are everywhere and ids decide."""
+    dim = 5
+    index, model = lw.Flat(dim, metric, **planes), Model(metric, dim)
+    sizes = set()
+    for _ in range(40):
+        index = step(rng, index, model, dim)
+        n = len(model.ids)
+        sizes.add(n)
+        assert len(index) == n
+        assert_same_bytes(index.ids, model.ids)
+        assert_same_bytes(np.ascontiguousarray(index.rows), model.rows)
+        Q = cases.integers(rng, (3, dim), 3)
+        mask = rng.random(n) < rng.choice([0.02, 0.5])
+        packed = np.packbits(mask, bitorder="little")
+        for k in (1, 20):
+            assert_same_bytes(tuple(index.search(Q, k)), model.search(Q, k, np.ones(n, bool)), k)
+            for form in (mask, packed, rng.permutation(model.ids[mask])):
+                got = index.search(Q, k, filter=form)
+                assert_same_bytes(tuple(got), model.search(Q, k, mask), k)
+                assert (got.stats["candidates"] == mask.sum()).all()
+        for radius in (0.0, 9.0, -4.0, 0.5):
+            for form, chosen in ((None, np.ones(n, bool)), (mask, mask)):
+                got = index.range_search(Q, radius, filter=form)
+                assert_same_bytes(tuple(got), model.within(Q, radius, chosen), radius)
+    assert 0 in sizes, "all rows must have been removed once"
+    assert max(sizes) > 200
+
+
+@every_metric
+@all_planes
+@pytest.mark.parametrize("data", ["near duplicates", "far away", "zero rows", "equal rows", "tiny"])
+def test_ranges_of_awkward_rows(rng, metric, planes, data):
+    """Every distance that there is, and the next number on both sides, as the radius."""
+    X, Q = cases.DATA[data](rng, (200, 12)), cases.DATA[data](rng, (4, 12))
+    Q[0], Q[1] = X[100], 0
+    index = lw.Flat(12, metric, **planes).add(X)
+    model = Model(metric, 12)
+    model.add(X, None)
+    everybody = np.ones(200, dtype=bool)
+    distances, _ = model.search(Q, 200, everybody)
+    edges = distances[:, [0, 1, 7, 199]].ravel()
+    radii = [0.0, -0.0, -1.0, np.inf, -np.inf, *edges.tolist()]
+    radii += [float(np.nextafter(edge, np.float32(side))) for edge in edges for side in (-9e9, 9e9)]
+    for radius in radii:
+        got = index.range_search(Q, radius, n_threads=2)
+        assert_same_bytes(tuple(got), model.within(Q, radius, everybody), radius)
+        alone = index.range_search(Q[2], radius)
+        assert alone.limits.tolist() == [0, got.limits[3] - got.limits[2]]
+        assert_same_bytes(alone.ids, got.ids[got.limits[2] : got.limits[3]])
+
+
+@pytest.mark.parametrize("distance", [1.0, 2.0**-100, 3.0**37])
+def test_a_radius_is_not_rounded_up_to_a_distance(distance):
+    """In double precision there are radii next to every distance."""
+    index = lw.Flat(1, "ip").add([[-distance], [distance]])
+    edge = float(index.search([1.0], 2).distances[0, 1])
+    for radius, n in ((edge, 2), (np.nextafter(edge, -np.inf), 1), (np.nextafter(edge, np.inf), 2)):
+        assert index.range_search([1.0], radius).limits.tolist() == [0, n]
+        assert index.range_search([1.0], float(radius)).limits.tolist() == [0, n]
+
+
+@pytest.mark.parametrize(("radius", "found"), [(1e300, [0, 1]), (-1e300, [])])
+def test_a_radius_may_be_beyond_float32(radius, found):
+    assert lw.Flat(1).add([[1.0], [2.0]]).range_search([1.0], radius).ids.tolist() == found
+
+
+def test_the_largest_id_is_an_id():
+    largest = 2**63 - 1
+    index = lw.Flat(1).add([[1.0], [2.0]], [largest, 7])
+    with pytest.raises(ValueError, match=r"^ids: expected ids, because the largest possible"):
+        index.add([[3.0]])
+    assert index.ids.tolist() == [largest, 7]
+    index.add([[3.0]], [0])
+    assert index.search([1.0], 3, filter=[largest, 0]).ids.tolist() == [[largest, 0, -1]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"),
+    [([0, 5], ValueError), ([-1], ValueError), ([1.0], TypeError), ([[1]], ValueError)],
+)
+def test_what_cannot_be_removed_removes_nothing(ids, error):
+    index = lw.Flat(1).add([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    with pytest.raises(error, match=r"^ids: "):
+        index.remove(ids)
+    assert index.ids.tolist() == [0, 1, 2, 3, 4]
+    assert index.remove([]).remove(np.array([3, 3])).ids.tolist() == [0, 1, 2, 4]
+
+
+@all_planes
+def test_what_is_removed_gives_its_memory_back(planes, X):
+    index = lw.Flat(37, **planes).add(X)
+    before = index.hot_bytes
+    index.remove(np.arange(0, 700, 4))
+    assert index.hot_bytes >= before, "a quarter is not worth the while"
+    index.remove(np.arange(1, 700, 2))
+    assert index.hot_bytes < before / 2
+    assert index.remove(index.ids).hot_bytes < 0.1 * before
+
+
+@all_planes
+def test_searches_meanwhile_see_whole_changes_in_their_order(planes, rng, X, Q):
+    """Additions that learn anew, removals that move rows together, and ids that come back."""
+    changes = [
+        lambda index: index.remove(np.arange(100)),
+        lambda index: index.add(X[:50], np.arange(50)),
+        lambda index: index.add(X[:400]),
+        lambda index: index.remove(index.ids[::2]),
+        lambda index: index.add(Q),
+        lambda index: index.remove(index.search(Q, 2).ids.ravel()),
+        lambda index: index.add(Q + np.float32(0.5)),
+    ]
+    rehearsal = lw.Flat(37, **planes).add(X)
+    kept = rehearsal.ids
+    for change in changes:
+        kept = np.intersect1d(kept, change(rehearsal).ids)
+    assert len(kept) > 100
+
+    def answer(index):
+        """What every change shows in, and what is there all the time, by a filter."""
+        parts = *index.search(Q, 30), *index.range_search(Q, 50.0, filter=kept)
+        return tuple(part.tobytes() for part in parts[:2]), parts[4].tobytes()
+
+    plain = lw.Flat(37, n_threads=1, **planes).add(X)
+    states = [answer(plain), *(answer(change(plain)) for change in changes)]
+    assert len({state[0] for state in states}) == len(states)
+    assert len({state[1] for state in states}) == 1
+    known = {state: i for i, state in enumerate(states)}
+    index = lw.Flat(37, n_threads=2, **planes).add(X)
+    done, passed = threading.Event(), threading.Semaphore(0)
+    seen = [[] for _ in range(3)]
+
+    def ask(mine):
+        while not done.is_set():
+            mine.append(known.get(answer(index), "torn"))
+            passed.release()
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in seen]
+    for thread in threads:
+        thread.start()
+    try:
+        for change in changes:
+            change(index)
+            enough = [len(mine) + 2 for mine in seen]
+            while any(len(mine) < n for mine, n in zip(seen, enough, strict=True)):
+                assert passed.acquire(timeout=60)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    for mine in seen:
+        assert "torn" not in mine
+        assert mine == sorted(mine)
+        assert mine[-1] == len(changes)
+
+
+@all_planes
+def test_pickles_and_files_of_all_that(planes, tmp_path, rng, X, Q):
+    index = lw.Flat(37, "ip", **planes).add(X[:500], rng.permutation(10_000)[:500])
+    index.remove(index.ids[::9]).add(X[500:])
+    mask = rng.random(len(index)) < 0.3
+    options = {"k": 12, "eps0": 1.0, "filter": mask}
+    expected = index.search(Q, **options)
+    within = tuple(index.range_search(Q, -3.0, filter=mask))
+    assert len(within[1]) > 0
+    path = tmp_path / "index.lw"
+    index.save(path)
+    twins = [pickle.loads(pickle.dumps(index)), copy.deepcopy(index), lw.Flat.load(path)]
+    for twin in twins:
+        # Inexact answers and the work depend on everything that was learned.
+        got = twin.search(Q, **options)
+        assert_same_bytes(tuple(got), tuple(expected))
+        for name, values in expected.stats.items():
+            assert_same_bytes(got.stats[name], values, name)
+        assert_same_bytes(tuple(twin.range_search(Q, -3.0, filter=mask)), within)
+        assert_same_bytes(twin.ids, index.ids)
+        assert_same_bytes(twin.add(X[:9]).ids, pickle.loads(pickle.dumps(index)).add(X[:9]).ids)

@@ -263,8 +263,8 @@ class Planes:
         if self.kind == "blocks":
             plan = cases.rotation_plan(rows.shape[1])
             return cases.make_store(self.kernels, plan, metric, rows, lists, **options)
-        *_, (front, body) = cases.steps(rows.shape[1])
-        plan = cases.code_plan(rows, front=front, body=body, axes="random")
+        *_, steps = cases.steps(rows.shape[1])
+        plan = cases.code_plan(rows, steps=steps, axes="random", neighbor=(0.3, 0.1))
         return cases.code_store(self.kernels, plan, metric, rows, lists, **options)
 
 
@@ -290,7 +290,8 @@ def test_any_number_of_rows_and_of_neighbours(planes, rng, metric, n):
         assert_same_bytes(tuple(got), expected, k)
         assert (stats[:, 0] == n).all()
         assert (stats[:, 2] <= n).all()
-        if n <= cases.BLOCK:  # there is no bound yet by which one could prune
+        assert (stats[:, 2] >= min(k, n)).all()
+        if planes.kind == "blocks" and n <= cases.BLOCK:  # no bound yet by which one could prune
             assert (stats[:, 2] == n).all()
             assert (stats[:, 1] == n * dim).all()
 

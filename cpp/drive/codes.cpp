@@ -96,9 +96,17 @@ void code_row(const Store& store, const CodePlan& plan, const Codes& codes, std:
   const double residual = std::sqrt(residual2) + (plan.distortion + kRounding) * std::sqrt(length2);
   codes.residuals[at] = bf16_up(
       std::max({residual, std::sqrt(front2) / plan.front_length, std::sqrt(body2) / plan.body_length}) * (1 + kUnit));
-  const double base = store.metric == Metric::kL2
-                          ? length2
-                          : 2 * (dot(plan.center, plan.center, plan.dim) - dot(plan.center, x, plan.dim));
+  double base = length2;
+  if (store.metric != Metric::kL2) {
+    // <c, c> - <c, x> without cancellation: what double rounds is relative to |c| |x - c|.
+    double product = 0.0;
+    for (std::size_t d = 0; d < plan.dim; ++d) {
+      const double c = static_cast<double>(plan.center[d]);
+      product += c * (c - static_cast<double>(x[d]));
+    }
+    const double center_length = std::sqrt(dot(plan.center, plan.center, plan.dim));
+    base = 2 * product - static_cast<double>(plan.dim + 8) * 0x1p-51 * center_length * std::sqrt(length2);
+  }
   codes.base[at] = down(base - kRounding * std::abs(base));
   double tail2 = 0.0;
   std::size_t d = plan.dim;
@@ -127,7 +135,8 @@ class Query {
         tail_weights_(plan.n_steps) {
     const std::size_t dim = plan.dim;
     const double length2 = centered_norm2(query, plan.center, dim);
-    const double length = std::sqrt(length2);
+    // Axes that are not quite orthonormal may stretch it.
+    const double length = std::max(std::sqrt(length2), std::sqrt(dot(z, z, dim)) * (1 + 0x1p-40));
     const std::size_t front = std::min(plan.n_front, dim);
     const Lost lost_front = quantise(z, 0, front, front_scale_, nullptr);
     const Lost lost_body = quantise(z, front, dim, body_scale_, &fine_scale_);
@@ -186,14 +195,12 @@ class Query {
 
   void scan(const Range* ranges, std::size_t n_ranges, Search& search) const {
     Scratch scratch;
-    for_runs(ranges, n_ranges, search, [&](std::size_t at, std::size_t n, bool bounded) {
-      if (!bounded) return settle_all(at, n, search);
+    for_runs(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
+      std::uint16_t alive[kScreenGroups];
+      allow(at, n, alive, search, scratch);
       const float highest = limit(search.best.bound());
-      allow(at, n, scratch.alive, search);
-      std::uint64_t quads_read = 0;
-      kernels_.screen_codes(front(at), groups(n), code_query(), highest, scratch.alive, scratch.estimates, &quads_read);
-      search.stats.dimensions += 4 * quads_read;
-      refine(at, groups(n), scratch.alive, scratch.estimates, highest, search, scratch);
+      screen(at, n, highest, alive, scratch.estimates, search);
+      refine(at, groups(n), alive, scratch.estimates, highest, search, scratch);
     });
   }
 
@@ -201,22 +208,16 @@ class Query {
   static void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges,
                         Search* searches) {
     const auto tile = std::make_unique<Tile>();
-    // All have seen the same rows, so that all have a bound or none.
-    for_runs(ranges, n_ranges, searches[0], [&](std::size_t at, std::size_t n, bool bounded) {
+    for_runs(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       for (std::size_t first = 0; first < queries.size(); first += kScreenQueries) {
-        const std::size_t n_queries = std::min(kScreenQueries, queries.size() - first);
-        if (bounded) {
-          run_tile(queries.data() + first, n_queries, at, n, searches + first, *tile);
-        } else {
-          for (std::size_t q = first; q < first + n_queries; ++q) queries[q].settle_all(at, n, searches[q]);
-        }
+        run_tile(queries.data() + first, std::min(kScreenQueries, queries.size() - first), at, n, searches + first,
+                 *tile);
       }
     });
   }
 
  private:
   static constexpr std::size_t kRun = kScreenGroups * kLanes;
-  static constexpr std::size_t kUnbounded = 16;
 
   struct Survivor {
     float lower;
@@ -227,7 +228,6 @@ class Query {
   };
 
   struct Scratch {
-    std::uint16_t alive[kScreenGroups];
     float estimates[kRun];
     std::uint32_t offsets[kRun];
     std::int32_t products[kRun];
@@ -246,8 +246,8 @@ class Query {
                        Tile& tile) {
     for (std::size_t q = 0; q < n_queries; ++q) {
       tile.queries[q] = queries[q].code_query();
+      queries[q].allow(at, n, tile.alive[q], searches[q], tile.scratch);
       tile.limits[q] = queries[q].limit(searches[q].best.bound());
-      queries[q].allow(at, n, tile.alive[q], searches[q]);
     }
     std::uint64_t quads_read[kScreenQueries] = {};
     queries[0].kernels_.screen_tile(queries[0].front(at), groups(n), tile.queries, n_queries, tile.limits,
@@ -260,18 +260,12 @@ class Query {
 
   static std::size_t groups(std::size_t n) { return (n + kLanes - 1) / kLanes; }
 
-  // run(at, n, bounded) for runs of positions. Without a bound nothing can be dropped: a few rows give one.
   template <class Run>
-  static void for_runs(const Range* ranges, std::size_t n_ranges, const Search& search, const Run& run) {
+  static void for_runs(const Range* ranges, std::size_t n_ranges, const Run& run) {
     for (std::size_t r = 0; r < n_ranges; ++r) {
-      auto at = static_cast<std::size_t>(ranges[r].begin);
-      const std::size_t end = at + static_cast<std::size_t>(ranges[r].size);
-      while (at < end) {
-        const bool bounded = search.best.bound() < std::numeric_limits<float>::infinity();
-        const std::size_t n = std::min(end - at, bounded ? kRun : kUnbounded);
-        run(at, n, bounded);
-        at += n;
-      }
+      const auto begin = static_cast<std::size_t>(ranges[r].begin);
+      const auto size = static_cast<std::size_t>(ranges[r].size);
+      for (std::size_t at = 0; at < size; at += kRun) run(begin + at, std::min(kRun, size - at));
     }
   }
 
@@ -317,16 +311,6 @@ class Query {
     return up(exact + slack_ + 8 * kUnit * (std::abs(b) + std::abs(exact)) + static_cast<double>(plan_.dim) * 0x1p-140);
   }
 
-  void settle_all(std::size_t at, std::size_t n, Search& search) const {
-    std::int64_t rows[kUnbounded];
-    std::size_t m = 0;
-    for (std::uint64_t alive = allowed_mask(store_, request_, at, n); alive != 0; alive &= alive - 1) {
-      rows[m++] = store_.row(at + static_cast<std::size_t>(std::countr_zero(alive)));
-    }
-    search.stats.candidates += m;
-    settle(kernels_, store_, query_, rows, m, search);
-  }
-
   CodeFront front(std::size_t at) const {
     return {codes_.front + at * plan_.n_front,
             codes_.base + at,
@@ -343,18 +327,59 @@ class Query {
             front_scale_};
   }
 
-  // The run's candidates that the request allows.
-  void allow(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search) const {
-    std::size_t n_candidates = 0;
-    for (std::size_t first = 0; first < n; first += 64) {
-      const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
-      n_candidates += static_cast<std::size_t>(std::popcount(mask));
-      for (std::size_t g = first / kLanes; g < std::min(groups(n), first / kLanes + 64 / kLanes); ++g) {
-        alive[g] = static_cast<std::uint16_t>(mask >> (g * kLanes - first));
+  void screen(std::size_t at, std::size_t n, float highest, std::uint16_t* alive, float* estimates,
+              Search& search) const {
+    std::uint64_t quads_read = 0;
+    kernels_.screen_codes(front(at), groups(n), code_query(), highest, alive, estimates, &quads_read);
+    search.stats.dimensions += 4 * quads_read;
+  }
+
+  // The run's candidates that the request allows and that are not settled yet. Without a bound nothing could be
+  // dropped: the rows with the best estimates are settled to have one.
+  void allow(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search, Scratch& scratch) const {
+    const auto masks = [&] {
+      std::size_t n_candidates = 0;
+      for (std::size_t first = 0; first < n; first += 64) {
+        const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
+        n_candidates += static_cast<std::size_t>(std::popcount(mask));
+        for (std::size_t i = 0; i < 64 && first + i < n; i += kLanes) {
+          alive[(first + i) / kLanes] = static_cast<std::uint16_t>(mask >> i);
+        }
       }
-    }
+      return n_candidates;
+    };
+    const std::size_t n_candidates = masks();
     search.stats.candidates += n_candidates;
     search.stats.dimensions += n_candidates * plan_.ends[first_step_];
+    if (search.best.bound() < std::numeric_limits<float>::infinity()) return;
+    screen(at, n, std::numeric_limits<float>::infinity(), alive, scratch.estimates, search);
+    Survivor* const candidates = scratch.survivors;
+    std::size_t m = 0;
+    for_each(alive, groups(n), [&](std::uint32_t offset) { candidates[m++] = {scratch.estimates[offset], offset}; });
+    const std::size_t n_best = std::min(m, 2 * std::max<std::size_t>(request_.k, 8));
+    std::partial_sort(candidates, candidates + n_best, candidates + m);
+    masks();
+    std::int64_t rows[kRun];
+    for (std::size_t i = 0; i < n_best; ++i) {
+      const std::uint32_t offset = candidates[i].offset;
+      rows[i] = store_.row(at + offset);
+      alive[offset / kLanes] &= static_cast<std::uint16_t>(~(1u << offset % kLanes));
+    }
+    settle(kernels_, store_, query_, rows, n_best, search);
+  }
+
+  // visit(offset) for every candidate of a run that is alive.
+  template <class Visit>
+  static void for_each(const std::uint16_t* alive, std::size_t n_groups, const Visit& visit) {
+    for (std::size_t first = 0; first < n_groups; first += 4) {
+      std::uint64_t mask = 0;
+      for (std::size_t g = first; g < std::min(first + 4, n_groups); ++g) {
+        mask |= static_cast<std::uint64_t>(alive[g]) << ((g - first) * kLanes);
+      }
+      for (; mask != 0; mask &= mask - 1) {
+        visit(static_cast<std::uint32_t>(first * kLanes) + static_cast<std::uint32_t>(std::countr_zero(mask)));
+      }
+    }
   }
 
   // Products of the query's codes with those of m rows, dimensions [begin, end) of the body.
@@ -372,15 +397,7 @@ class Query {
     std::uint32_t* const offsets = scratch.offsets;
     Survivor* const survivors = scratch.survivors;
     std::size_t m = 0;
-    for (std::size_t first = 0; first < n_groups; first += 4) {
-      std::uint64_t mask = 0;
-      for (std::size_t g = first; g < std::min(first + 4, n_groups); ++g) {
-        mask |= static_cast<std::uint64_t>(alive[g]) << ((g - first) * kLanes);
-      }
-      for (; mask != 0; mask &= mask - 1) {
-        offsets[m++] = static_cast<std::uint32_t>(first * kLanes) + static_cast<std::uint32_t>(std::countr_zero(mask));
-      }
-    }
+    for_each(alive, n_groups, [&](std::uint32_t offset) { offsets[m++] = offset; });
     const std::size_t stride = plan_.body_stride();
     const std::int8_t* const body = codes_.body + at * stride;
     // Takes scale * products off the estimates, and keeps whom the new lower bound does.
