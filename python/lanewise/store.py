@@ -752,8 +752,10 @@ def _unpacked(bits: Bits, n: int) -> npt.NDArray[np.bool_]:
 
 def _float32_below(x: float) -> float:
     """Return the largest float32 not above x, so that comparing float32 distances is exact."""
-    near = np.float32(x)
-    return float(np.nextafter(near, np.float32(-np.inf)) if near > x else near)
+    with np.errstate(over="ignore"):
+        near = np.float32(x)
+    # As Python floats: NumPy would compare both as float32.
+    return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > x else near)
 
 
 def _named(stats: npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[np.uint64]]:
