@@ -7,6 +7,7 @@ namespace lw::LW_ISA {
 
 void l2_rows_within(const float* query, const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim,
                     float bound, float* out) {
+  constexpr float left = std::numeric_limits<float>::infinity();
   constexpr std::size_t kBetweenLooks = 8 * kLanes;
   constexpr std::size_t kAhead = 2;
   const auto at = [&](std::size_t i) { return rows + static_cast<std::size_t>(ids[i]) * dim; };
@@ -30,7 +31,7 @@ void l2_rows_within(const float* query, const float* rows, const std::int64_t* i
       const F32 difference = sub(load_first(query + whole, dim - whole), load_first(row + whole, dim - whole));
       partial = fma(difference, difference, partial);
     }
-    out[i] = beyond ? std::numeric_limits<float>::infinity() : sum(partial);
+    out[i] = beyond ? left : sum(partial);
   }
 }
 
