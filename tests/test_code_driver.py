@@ -111,6 +111,24 @@ def test_the_base_is_no_larger_than_what_it_stands_for(rng, data, dim):
             assert exactly(base) * 2**SHIFT <= exact, metric
 
 
+def test_the_base_is_no_larger_where_all_of_it_cancels(rng):
+    """Rows at right angles to the centre: the base is nothing but the rounding of its sum."""
+    rounded_up = 0
+    for _ in range(20):
+        # Pairs of falling size, so that no double holds their products' sum, and even, so that
+        # differences are float32 too.
+        size = np.ldexp(1.0, -np.arange(32))
+        a, b = 2.0 * rng.integers(2**21, 2**22, (2, 32)) * size
+        center, off = np.concatenate([a, b]), np.concatenate([b, -a])
+        rows = np.tile(center - off, (16, 1)).astype(np.float32)
+        assert np.array_equal(rows[0], center - off)
+        plan = cases.code_plan(rows, center=center.astype(np.float32))
+        store = cases.code_store(SCALAR, plan, "ip", rows, cases.one_list(16))
+        assert (store.arrays["base"] <= 0).all()
+        rounded_up += np.add.accumulate(center * off)[-1] > 0
+    assert rounded_up > 0, "rounding must have gone the dangerous way"
+
+
 SHIFT = 149
 
 
