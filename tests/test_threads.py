@@ -362,30 +362,34 @@ def test_ctrl_c_stops_a_search_of_one_query(n_threads):
 def test_ctrl_c_stops_scoring(rng):
     _, X = some_index(rng, 20_000, 64)
     index = lw.Flat(64, kernels="scalar", n_threads=2).add(X)
-    ids = np.tile(np.arange(20_000), (300, 1))
+    ids = np.tile(np.arange(20_000), (600, 1))
     expected = index.score(X[:3], ids[:3, :50])
     with ctrl_c_inside_a_call(), pytest.raises(KeyboardInterrupt):
-        index.score(X[:300], ids)
+        index.score(X[:600], ids)
     assert_same_bytes(index.score(X[:3], ids[:3, :50]), expected)
 
 
 @needs_timer
-def test_ctrl_c_stops_adding_and_nothing_is_added(rng):
-    wide = rng.standard_normal((3000, 4095), dtype=np.float32)
-    index = lw.Flat(4095, kernels="scalar", n_threads=1).add(wide[:10])
+@pytest.mark.parametrize(
+    ("storage", "rotation", "n", "dim"), [("f32", "fwht", 6000, 4095), ("sq8", "pca", 8000, 256)]
+)
+def test_ctrl_c_stops_adding_and_nothing_is_added(rng, storage, rotation, n, dim):
+    wide = rng.standard_normal((n, dim), dtype=np.float32)
+    how = {"storage": storage, "rotation": rotation, "kernels": "scalar", "n_threads": 1}
+    index = lw.Flat(dim, **how).add(wide[:10])
     expected = answers(index, wide[:3], 1)
     with ctrl_c_inside_a_call(), pytest.raises(KeyboardInterrupt):
         index.add(wide)
     assert len(index) == 10
     assert answers(index, wide[:3], 1) == expected
     index.add(wide[10:20])
-    assert answers(index, wide[:3], 1) == answers(lw.Flat(4095).add(wide[:20]), wide[:3], 1)
+    assert answers(index, wide[:3], 1) == answers(lw.Flat(dim).add(wide[:20]), wide[:3], 1)
 
 
 @needs_timer
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_ctrl_c_stops_clustering_and_the_model_is_as_it_was(rng, n_threads):
-    X = rng.standard_normal((20_000, 64), dtype=np.float32)
+    X = rng.standard_normal((40_000, 64), dtype=np.float32)
     with ctrl_c_inside_a_call(), pytest.raises(KeyboardInterrupt):
         assign(X, X[:300], kernels="scalar", n_threads=n_threads)
     model = lw.KMeans(300, init=X[:300], kernels="scalar", n_threads=n_threads)
