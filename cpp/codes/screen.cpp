@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../isa/isa.h"
+#include "check.h"
 
 namespace lw::LW_ISA {
 namespace {
@@ -72,12 +73,11 @@ void screen_codes(const CodeFront& front, std::size_t n_groups, const CodeQuery&
       begin = range.end;
       const F32 tail_weight = set(-query.tail_weights[step]);
       for (std::size_t i = 0; i < n; ++i) {
-        const std::size_t at = group[i] * kLanes;
-        const F32 estimate = fma(scale, to_f32(load_i32(products[slot[i]])), load(front.base + at));
-        const F32 coded = fma(residual_weight, load_bf16(front.residuals + at), estimate);
-        const F32 lower = fma(tail_weight, load_bf16(front.tails + step * front.tail_stride + at), coded);
-        alive[group[i]] &= static_cast<std::uint16_t>(bits(greater(highest, lower)));
-        if (alive[group[i]] != 0) store(estimates + at, estimate);
+        std::uint16_t& mask = alive[group[i]];
+        F32 estimate;
+        mask &= Stored(front, group[i], step)
+                    .below(highest, products[slot[i]], scale, residual_weight, tail_weight, estimate);
+        if (mask != 0) store(estimates + group[i] * kLanes, estimate);
       }
     }
   }

@@ -6,34 +6,22 @@
 #include <limits>
 #include <vector>
 
+#include "numbers.h"
+#include "runs.h"
 #include "search.h"
 
 namespace lw {
 namespace {
 
-constexpr std::size_t kRowsTogether = 64;
-constexpr std::size_t kRun = kScreenGroups * kLanes;
 // |code| of a query: four of them are an entry of a table.
 constexpr double kLargestCode = static_cast<double>(kBitEntry) / 4;
 
 std::size_t n_panels(const BitPlan& plan) { return (plan.n_axes + kLanes - 1) / kLanes; }
 
-float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
-
 // A positive number as a bfloat16: the nearest, or with 0xFFFF for `half` the next one above.
 std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
   const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(x));
   return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
-}
-
-double dot(const float* a, const float* b, std::size_t n) {
-  double sum[8] = {};
-  std::size_t d = 0;
-  for (; d + 8 <= n; d += 8) {
-    for (std::size_t i = 0; i < 8; ++i) sum[i] += static_cast<double>(a[d + i]) * static_cast<double>(b[d + i]);
-  }
-  for (; d < n; ++d) sum[0] += static_cast<double>(a[d]) * static_cast<double>(b[d]);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
 // Some vectors on their way to the bits; a null one stays zero.
@@ -144,45 +132,24 @@ class Query {
   }
 
   void scan(const Range* ranges, std::size_t n_ranges, Shortlist& list) const {
-    for (std::size_t r = 0; r < n_ranges; ++r) {
-      const auto begin = static_cast<std::size_t>(ranges[r].begin);
-      const auto size = static_cast<std::size_t>(ranges[r].size);
-      for (std::size_t at = 0; at < size; at += kRun) run(begin + at, std::min(kRun, size - at), list);
-    }
+    for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) { run(at, n, list); });
   }
 
  private:
-  // The run's candidates that the request allows. Returns their number.
-  std::size_t allow(std::size_t at, std::size_t n, std::uint16_t* alive) const {
-    std::size_t n_candidates = 0;
-    for (std::size_t first = 0; first < n; first += 64) {
-      const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
-      n_candidates += static_cast<std::size_t>(std::popcount(mask));
-      for (std::size_t i = 0; i < 64 && first + i < n; i += kLanes) {
-        alive[(first + i) / kLanes] = static_cast<std::uint16_t>(mask >> i);
-      }
-    }
-    return n_candidates;
-  }
-
   void run(std::size_t at, std::size_t n, Shortlist& list) const {
     std::uint16_t alive[kScreenGroups];
     float estimates[kRun];
-    const std::size_t n_candidates = allow(at, n, alive);
+    const std::size_t n_candidates = allow(store_, request_, at, n, alive);
     list.stats.candidates += n_candidates;
     list.stats.dimensions += n_candidates * plan_.n_bits;
-    const std::size_t n_groups = (n + kLanes - 1) / kLanes;
     const std::size_t n_bytes = plan_.n_bits / 8;
     // Equal estimates go by position, and an earlier one may come later: it is not screened out.
     const float limit = std::nextafter(list.bound, std::numeric_limits<float>::infinity());
-    kernels_.screen_bits({bits_.bits + at * n_bytes, bits_.base + at, bits_.factors + at, n_bytes}, n_groups,
+    kernels_.screen_bits({bits_.bits + at * n_bytes, bits_.base + at, bits_.factors + at, n_bytes}, n_groups(n),
                          {tables_.data(), total_, step_}, limit, alive, estimates);
-    for (std::size_t g = 0; g < n_groups; ++g) {
-      for (std::uint32_t mask = alive[g]; mask != 0; mask &= mask - 1) {
-        const std::size_t i = g * kLanes + static_cast<std::size_t>(std::countr_zero(mask));
-        list.add({estimates[i], static_cast<std::int64_t>(at + i)});
-      }
-    }
+    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) {
+      list.add({estimates[offset], static_cast<std::int64_t>(at + offset)});
+    });
   }
 
   const Kernels& kernels_;
@@ -203,8 +170,7 @@ struct Plan {
   const Request& request;
 
   std::vector<Query> prepare(std::size_t first, std::size_t n) const {
-    std::vector<const float*> from(n);
-    for (std::size_t i = 0; i < n; ++i) from[i] = request.queries + (first + i) * store.dim;
+    const std::vector<const float*> from = rows_of(request.queries + first * store.dim, n, store.dim);
     const Projected projected(kernels, plan, from.data(), n);
     std::vector<Query> queries;
     queries.reserve(n);
@@ -237,16 +203,11 @@ struct Funnel {
     std::sort(list.entries.begin(), list.entries.end());
     // What an estimate lacks of half the distance, or of the distance for products.
     const bool product = store.metric != Metric::kL2;
-    double length2 = 0.0;
-    double offset = store.metric == Metric::kCosine ? 1.0 : 0.0;
-    for (std::size_t d = 0; d < store.dim; ++d) {
-      const double centred = static_cast<double>(query[d]) - static_cast<double>(plan.center[d]);
-      length2 += centred * centred;
-      if (product) offset -= static_cast<double>(query[d]) * static_cast<double>(plan.center[d]);
-    }
+    const double length2 = centered_norm2(query, plan.center, store.dim);
     const double length = std::sqrt(length2);
     const double scale = product ? 1.0 : 2.0;
-    if (!product) offset = length2 / 2;
+    const double one = store.metric == Metric::kCosine ? 1.0 : 0.0;
+    const double offset = product ? one - dot(query, plan.center, store.dim) : length2 / 2;
     const auto hopeless = [&](const Neighbor& candidate) {
       if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
       const double error = static_cast<double>(from_bf16(bits.errors[candidate.id])) * length;
@@ -277,11 +238,7 @@ bool fill_bits(const Kernels& kernels, const Store& store, const BitPlan& plan, 
     const std::size_t begin = first + piece * kRowsTogether;
     const std::size_t n = std::min(kRowsTogether, last - begin);
     const float* rows[kRowsTogether];
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::int64_t row = store.row(begin + i);
-      const bool present = row >= 0 && row < static_cast<std::int64_t>(store.n_rows);
-      rows[i] = present ? store.rows + static_cast<std::size_t>(row) * plan.dim : nullptr;
-    }
+    for (std::size_t i = 0; i < n; ++i) rows[i] = store.row_data(begin + i);
     const Projected projected(kernels, plan, rows, n);
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t at = begin + i;

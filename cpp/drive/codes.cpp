@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "numbers.h"
+#include "runs.h"
 #include "search.h"
 
 namespace lw {
@@ -27,8 +29,6 @@ std::uint16_t bf16_up(double x) {
   return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + 0xFFFF) >> 16, 0x7F80));
 }
 
-float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
-
 // Codes behind the front, filled up to whole reads.
 std::size_t body_length(const CodePlan& plan) {
   const std::size_t n = plan.ends[plan.n_steps - 1] - plan.n_front;
@@ -48,32 +48,6 @@ void project(const Kernels& kernels, const CodePlan& plan, const float* const* x
       to[i * to_stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - plan.center[d];
   }
   if (plan.panels != nullptr) kernels.project(centred, n, plan.dim, plan.panels, n_panels(plan), out);
-}
-
-double dot(const float* a, const float* b, std::size_t n) {
-  double sum[8] = {};
-  std::size_t d = 0;
-  for (; d + 8 <= n; d += 8) {
-    for (std::size_t i = 0; i < 8; ++i) sum[i] += static_cast<double>(a[d + i]) * static_cast<double>(b[d + i]);
-  }
-  for (; d < n; ++d) sum[0] += static_cast<double>(a[d]) * static_cast<double>(b[d]);
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-}
-
-double centered_norm2(const float* x, const float* center, std::size_t n) {
-  double sum[8] = {};
-  std::size_t d = 0;
-  for (; d + 8 <= n; d += 8) {
-    for (std::size_t i = 0; i < 8; ++i) {
-      const double difference = static_cast<double>(x[d + i]) - static_cast<double>(center[d + i]);
-      sum[i] += difference * difference;
-    }
-  }
-  for (; d < n; ++d) {
-    const double difference = static_cast<double>(x[d]) - static_cast<double>(center[d]);
-    sum[0] += difference * difference;
-  }
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
 // Codes the row x, whose projection is y, as position `at`.
@@ -140,16 +114,10 @@ class Query {
     const std::size_t front = std::min(plan.n_front, dim);
     const Lost lost_front = quantise(z, 0, front, front_scale_, nullptr);
     const Lost lost_body = quantise(z, front, dim, body_scale_, &fine_scale_);
-    // Rounding errors are independent of each other and of the query: their product has this standard deviation, in
-    // residuals of a typical row.
-    double spread2 = 0.0;
-    for (std::size_t d = 0; d < dim; ++d) {
-      const double term = static_cast<double>(z[d]) * static_cast<double>(plan.scales[d]);
-      spread2 += term * term / 12;
-    }
-    const double spread = plan.residual > 0 ? std::sqrt(spread2) / plan.residual : length;
+    const bool exact = std::isinf(request.eps0);
+    const double spread = exact ? 0.0 : this->spread(z, length);
     const auto likely = [&](double certain, double deviation) {
-      return std::isinf(request.eps0) ? certain : std::min(certain, request.eps0 * deviation);
+      return exact ? certain : std::min(certain, request.eps0 * deviation);
     };
     // Twice, because a distance holds twice the product; and the operations that evaluate it round.
     const auto weight = [&](double body) {
@@ -167,7 +135,7 @@ class Query {
     for (std::size_t step = plan.n_steps; step-- > 0;) {
       for (; d > plan.ends[step]; --d) tail2 += static_cast<double>(z[d - 1]) * static_cast<double>(z[d - 1]);
       double cosine = 1.0;
-      if (!std::isinf(request.eps0)) {
+      if (!exact) {
         cosine = std::clamp(plan.neighbors[2 * step] + request.eps0 * plan.neighbors[2 * step + 1], 0.0, 1.0);
       }
       tail_weights_[step] = factor_up(2 * std::sqrt(tail2) * cosine * (1 + 0x1p-18));
@@ -195,12 +163,12 @@ class Query {
 
   void scan(const Range* ranges, std::size_t n_ranges, Search& search) const {
     Scratch scratch;
-    for_runs(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
+    for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       std::uint16_t alive[kScreenGroups];
-      allow(at, n, alive, search, scratch);
+      begin(at, n, alive, search, scratch);
       const float highest = limit(search.best.bound());
       screen(at, n, highest, alive, scratch.estimates, search);
-      refine(at, groups(n), alive, scratch.estimates, highest, search, scratch);
+      refine(at, n_groups(n), alive, scratch.estimates, highest, search, scratch);
     });
   }
 
@@ -208,7 +176,7 @@ class Query {
   static void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges,
                         Search* searches) {
     const auto tile = std::make_unique<Tile>();
-    for_runs(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
+    for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       for (std::size_t first = 0; first < queries.size(); first += kScreenQueries) {
         run_tile(queries.data() + first, std::min(kScreenQueries, queries.size() - first), at, n, searches + first,
                  *tile);
@@ -217,8 +185,6 @@ class Query {
   }
 
  private:
-  static constexpr std::size_t kRun = kScreenGroups * kLanes;
-
   struct Survivor {
     float lower;
     std::uint32_t offset;
@@ -246,26 +212,15 @@ class Query {
                        Tile& tile) {
     for (std::size_t q = 0; q < n_queries; ++q) {
       tile.queries[q] = queries[q].code_query();
-      queries[q].allow(at, n, tile.alive[q], searches[q], tile.scratch);
+      queries[q].begin(at, n, tile.alive[q], searches[q], tile.scratch);
       tile.limits[q] = queries[q].limit(searches[q].best.bound());
     }
     std::uint64_t quads_read[kScreenQueries] = {};
-    queries[0].kernels_.screen_tile(queries[0].front(at), groups(n), tile.queries, n_queries, tile.limits,
+    queries[0].kernels_.screen_tile(queries[0].front(at), n_groups(n), tile.queries, n_queries, tile.limits,
                                     tile.alive[0], tile.estimates[0], quads_read);
     for (std::size_t q = 0; q < n_queries; ++q) {
       searches[q].stats.dimensions += 4 * quads_read[q];
-      queries[q].refine(at, groups(n), tile.alive[q], tile.estimates[q], tile.limits[q], searches[q], tile.scratch);
-    }
-  }
-
-  static std::size_t groups(std::size_t n) { return (n + kLanes - 1) / kLanes; }
-
-  template <class Run>
-  static void for_runs(const Range* ranges, std::size_t n_ranges, const Run& run) {
-    for (std::size_t r = 0; r < n_ranges; ++r) {
-      const auto begin = static_cast<std::size_t>(ranges[r].begin);
-      const auto size = static_cast<std::size_t>(ranges[r].size);
-      for (std::size_t at = 0; at < size; at += kRun) run(begin + at, std::min(kRun, size - at));
+      queries[q].refine(at, n_groups(n), tile.alive[q], tile.estimates[q], tile.limits[q], searches[q], tile.scratch);
     }
   }
 
@@ -304,6 +259,17 @@ class Query {
     return {std::sqrt(coarse2) / 2, std::sqrt(fine2) / 2};
   }
 
+  // Rounding errors are independent of each other and of the query: their product has this standard deviation, in
+  // residuals of a typical row.
+  double spread(const float* z, double length) const {
+    if (!(plan_.residual > 0)) return length;
+    const double spread2 = sum_of(plan_.dim, [&](std::size_t d) {
+      const double term = static_cast<double>(z[d]) * static_cast<double>(plan_.scales[d]);
+      return term * term;
+    });
+    return std::sqrt(spread2 / 12) / plan_.residual;
+  }
+
   // Lower bounds below this may still enter.
   float limit(float bound) const {
     const double b = static_cast<double>(bound);
@@ -330,35 +296,26 @@ class Query {
   void screen(std::size_t at, std::size_t n, float highest, std::uint16_t* alive, float* estimates,
               Search& search) const {
     std::uint64_t quads_read = 0;
-    kernels_.screen_codes(front(at), groups(n), code_query(), highest, alive, estimates, &quads_read);
+    kernels_.screen_codes(front(at), n_groups(n), code_query(), highest, alive, estimates, &quads_read);
     search.stats.dimensions += 4 * quads_read;
   }
 
-  // The run's candidates that the request allows and that are not settled yet. Without a bound nothing could be
+  // Finds the run's candidates that the request allows and that are not settled yet. Without a bound nothing could be
   // dropped: the rows with the best estimates are settled to have one.
-  void allow(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search, Scratch& scratch) const {
-    const auto masks = [&] {
-      std::size_t n_candidates = 0;
-      for (std::size_t first = 0; first < n; first += 64) {
-        const std::uint64_t mask = allowed_mask(store_, request_, at + first, std::min<std::size_t>(64, n - first));
-        n_candidates += static_cast<std::size_t>(std::popcount(mask));
-        for (std::size_t i = 0; i < 64 && first + i < n; i += kLanes) {
-          alive[(first + i) / kLanes] = static_cast<std::uint16_t>(mask >> i);
-        }
-      }
-      return n_candidates;
-    };
-    const std::size_t n_candidates = masks();
+  void begin(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search, Scratch& scratch) const {
+    const std::size_t n_candidates = allow(store_, request_, at, n, alive);
     search.stats.candidates += n_candidates;
     search.stats.dimensions += n_candidates * plan_.ends[first_step_];
     if (search.best.bound() < std::numeric_limits<float>::infinity()) return;
-    screen(at, n, std::numeric_limits<float>::infinity(), alive, scratch.estimates, search);
+    std::uint16_t screened[kScreenGroups];
+    std::copy_n(alive, n_groups(n), screened);
+    screen(at, n, std::numeric_limits<float>::infinity(), screened, scratch.estimates, search);
     Survivor* const candidates = scratch.survivors;
     std::size_t m = 0;
-    for_each(alive, groups(n), [&](std::uint32_t offset) { candidates[m++] = {scratch.estimates[offset], offset}; });
+    for_each_alive(screened, n_groups(n),
+                   [&](std::uint32_t offset) { candidates[m++] = {scratch.estimates[offset], offset}; });
     const std::size_t n_best = std::min(m, 2 * std::max<std::size_t>(request_.k, 8));
     std::partial_sort(candidates, candidates + n_best, candidates + m);
-    masks();
     std::int64_t rows[kRun];
     for (std::size_t i = 0; i < n_best; ++i) {
       const std::uint32_t offset = candidates[i].offset;
@@ -366,20 +323,6 @@ class Query {
       alive[offset / kLanes] &= static_cast<std::uint16_t>(~(1u << offset % kLanes));
     }
     settle(kernels_, store_, query_, rows, n_best, search);
-  }
-
-  // visit(offset) for every candidate of a run that is alive.
-  template <class Visit>
-  static void for_each(const std::uint16_t* alive, std::size_t n_groups, const Visit& visit) {
-    for (std::size_t first = 0; first < n_groups; first += 4) {
-      std::uint64_t mask = 0;
-      for (std::size_t g = first; g < std::min(first + 4, n_groups); ++g) {
-        mask |= static_cast<std::uint64_t>(alive[g]) << ((g - first) * kLanes);
-      }
-      for (; mask != 0; mask &= mask - 1) {
-        visit(static_cast<std::uint32_t>(first * kLanes) + static_cast<std::uint32_t>(std::countr_zero(mask)));
-      }
-    }
   }
 
   // Products of the query's codes with those of m rows, dimensions [begin, end) of the body.
@@ -397,7 +340,7 @@ class Query {
     std::uint32_t* const offsets = scratch.offsets;
     Survivor* const survivors = scratch.survivors;
     std::size_t m = 0;
-    for_each(alive, n_groups, [&](std::uint32_t offset) { offsets[m++] = offset; });
+    for_each_alive(alive, n_groups, [&](std::uint32_t offset) { offsets[m++] = offset; });
     const std::size_t stride = plan_.body_stride();
     const std::int8_t* const body = codes_.body + at * stride;
     // Takes scale * products off the estimates, and keeps whom the new lower bound does.
@@ -487,8 +430,7 @@ struct Plan {
 
   std::vector<Query> prepare(std::size_t first, std::size_t n) const {
     const std::size_t stride = n_panels(plan) * kLanes;
-    std::vector<const float*> from(n);
-    for (std::size_t i = 0; i < n; ++i) from[i] = request.queries + (first + i) * store.dim;
+    const std::vector<const float*> from = rows_of(request.queries + first * store.dim, n, store.dim);
     std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
     std::vector<float> z(n * stride);
     project(kernels, plan, from.data(), n, centred.data(), z.data());
@@ -505,8 +447,6 @@ struct Plan {
   }
 };
 
-constexpr std::size_t kRowsTogether = 64;
-
 }  // namespace
 
 bool fill_codes(const Kernels& kernels, const Store& store, const CodePlan& plan, const Codes& codes, std::size_t first,
@@ -518,11 +458,7 @@ bool fill_codes(const Kernels& kernels, const Store& store, const CodePlan& plan
     const std::size_t begin = first + piece * kRowsTogether;
     const std::size_t n = std::min(kRowsTogether, last - begin);
     const float* rows[kRowsTogether];
-    for (std::size_t i = 0; i < n; ++i) {
-      const std::int64_t row = store.row(begin + i);
-      const bool present = row >= 0 && row < static_cast<std::int64_t>(store.n_rows);
-      rows[i] = present ? store.rows + static_cast<std::size_t>(row) * plan.dim : nullptr;
-    }
+    for (std::size_t i = 0; i < n; ++i) rows[i] = store.row_data(begin + i);
     std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
     std::vector<float> y(n * stride);
     project(kernels, plan, rows, n, centred.data(), y.data());
@@ -560,11 +496,10 @@ bool project_all(const Kernels& kernels, const CodePlan& plan, const float* x, s
                       [&](std::size_t piece, std::size_t) {
                         const std::size_t begin = piece * kRowsTogether;
                         const std::size_t m = std::min(kRowsTogether, n - begin);
-                        const float* rows[kRowsTogether];
-                        for (std::size_t i = 0; i < m; ++i) rows[i] = x + (begin + i) * plan.dim;
+                        const std::vector<const float*> rows = rows_of(x + begin * plan.dim, m, plan.dim);
                         std::vector<float> centred(plan.panels == nullptr ? 0 : m * plan.dim);
                         std::vector<float> out(m * stride);
-                        project(kernels, plan, rows, m, centred.data(), out.data());
+                        project(kernels, plan, rows.data(), m, centred.data(), out.data());
                         for (std::size_t i = 0; i < m; ++i)
                           std::copy_n(out.data() + i * stride, plan.dim, y + (begin + i) * plan.dim);
                       });

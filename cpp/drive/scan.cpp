@@ -184,12 +184,11 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
     std::vector<float> scratch(dim);
     float* const block = data + begin * dim;
     for (std::size_t c = 0; c < width; ++c) {
-      const std::int64_t id = store.row(begin + c);
+      const float* const original = store.row_data(begin + c);
       double norm2 = 0.0;
-      if (id < 0 || id >= static_cast<std::int64_t>(store.n_rows)) {
+      if (original == nullptr) {
         std::fill(row.begin(), row.end(), 0.0f);
       } else {
-        const float* const original = store.rows + static_cast<std::size_t>(id) * dim;
         rotate(kernels, rotation, center, original, row.data(), scratch.data());
         double centered2 = 0.0;
         for (std::size_t d = 0; d < dim; ++d) {

@@ -24,7 +24,23 @@ struct Store {
   std::int64_t row(std::size_t position) const {
     return row_of == nullptr ? static_cast<std::int64_t>(position) : row_of[position];
   }
+  // The row at a position, null for padding.
+  const float* row_data(std::size_t position) const {
+    const std::int64_t number = row(position);
+    const bool present = number >= 0 && number < static_cast<std::int64_t>(n_rows);
+    return present ? rows + static_cast<std::size_t>(number) * dim : nullptr;
+  }
 };
+
+// Rows that are projected together.
+inline constexpr std::size_t kRowsTogether = 64;
+
+// Where each of n vectors begins.
+inline std::vector<const float*> rows_of(const float* x, std::size_t n, std::size_t dim) {
+  std::vector<const float*> rows(n);
+  for (std::size_t i = 0; i < n; ++i) rows[i] = x + i * dim;
+  return rows;
+}
 
 // The k nearest, or with an infinite k all within the radius.
 struct Request {

@@ -1,0 +1,36 @@
+// Small number formats and sums in double precision for what drivers prepare.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+namespace lw {
+
+inline float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+
+// The sum of term(d) over n dimensions, in eight chains.
+template <class Term>
+double sum_of(std::size_t n, const Term& term) {
+  double sum[8] = {};
+  std::size_t d = 0;
+  for (; d + 8 <= n; d += 8) {
+    for (std::size_t i = 0; i < 8; ++i) sum[i] += term(d + i);
+  }
+  for (; d < n; ++d) sum[0] += term(d);
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+inline double dot(const float* a, const float* b, std::size_t n) {
+  return sum_of(n, [&](std::size_t d) { return static_cast<double>(a[d]) * static_cast<double>(b[d]); });
+}
+
+// |x - center|^2
+inline double centered_norm2(const float* x, const float* center, std::size_t n) {
+  return sum_of(n, [&](std::size_t d) {
+    const double difference = static_cast<double>(x[d]) - static_cast<double>(center[d]);
+    return difference * difference;
+  });
+}
+
+}  // namespace lw
