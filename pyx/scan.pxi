@@ -340,6 +340,23 @@ cdef int _request(Store store, const float[:, ::1] queries, const int64_t[:, ::1
     return 0
 
 
+cdef ScanStats* _stats(size_t n_queries, uint64_t[:, ::1] stats) except NULL:
+    expect(<size_t> stats.shape[0] == n_queries and stats.shape[1] == 3 and sizeof(ScanStats) == 24, "stats")
+    return <ScanStats*> &stats[0, 0]
+
+
+cdef Output _answers(size_t n_queries, size_t k, float[:, ::1] distances, int64_t[:, ::1] ids,
+                     uint64_t[:, ::1] stats) except *:
+    cdef Output output
+    expect(k > 0 and <size_t> distances.shape[0] == n_queries and <size_t> distances.shape[1] == k, "distances")
+    expect(<size_t> ids.shape[0] == n_queries and <size_t> ids.shape[1] == k, "ids")
+    output.distances = &distances[0, 0]
+    output.ids = &ids[0, 0]
+    output.stats = _stats(n_queries, stats)
+    output.within = NULL
+    return output
+
+
 def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, const int64_t[:, ::1] probes,
          const uint64_t[::1] allowed, size_t k, double eps0, size_t delta, float[:, ::1] distances,
          int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0):
@@ -349,17 +366,10 @@ def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, cons
     """
     cdef Request request
     _request(store, queries, probes, allowed, eps0, delta, &request)
-    expect(k > 0 and distances.shape[0] == queries.shape[0] and <size_t> distances.shape[1] == k, "scan distances")
-    expect(ids.shape[0] == queries.shape[0] and <size_t> ids.shape[1] == k, "scan ids")
-    expect(stats.shape[0] == queries.shape[0] and stats.shape[1] == 3 and sizeof(ScanStats) == 24, "scan stats")
+    cdef Output output = _answers(queries.shape[0], k, distances, ids, stats)
     request.k = k
     request.rerank = rerank
     request.radius = float("inf")
-    cdef Output output
-    output.distances = &distances[0, 0]
-    output.ids = &ids[0, 0]
-    output.stats = <ScanStats*> &stats[0, 0]
-    output.within = NULL
     _scan(kernels, store, planes, request, output, n_threads)
 
 
@@ -394,13 +404,12 @@ def scan_within(Kernels kernels, Store store, planes, const float[:, ::1] querie
     cdef Request request
     cdef Within found = Within.__new__(Within)
     _request(store, queries, probes, allowed, eps0, delta, &request)
-    expect(stats.shape[0] == queries.shape[0] and stats.shape[1] == 3 and sizeof(ScanStats) == 24, "scan stats")
     request.k = <size_t> -1
     request.radius = radius
     cdef Output output
     output.distances = NULL
     output.ids = NULL
-    output.stats = <ScanStats*> &stats[0, 0]
+    output.stats = _stats(queries.shape[0], stats)
     output.within = &found.lists
     found.lists.resize(queries.shape[0])
     _scan(kernels, store, planes, request, output, n_threads)
@@ -412,17 +421,10 @@ def rescore(Kernels kernels, Store store, const float[:, ::1] queries, const int
     """Fill distances and ids (n, k) with the nearest of the named rows (n, m), -1 for none; stats as in `scan`."""
     cdef size_t n_queries = queries.shape[0], m = rows.shape[1], i, j
     expect(<size_t> queries.shape[1] == store.view.dim and rows.shape[0] == queries.shape[0], "rescore queries")
-    expect(k > 0 and distances.shape[0] == queries.shape[0] and <size_t> distances.shape[1] == k, "rescore distances")
-    expect(ids.shape[0] == queries.shape[0] and <size_t> ids.shape[1] == k, "rescore ids")
-    expect(stats.shape[0] == queries.shape[0] and stats.shape[1] == 3 and sizeof(ScanStats) == 24, "rescore stats")
     for i in range(n_queries):
         for j in range(m):
             expect(-1 <= rows[i, j] < <int64_t> store.view.n_rows, "rescore rows")
-    cdef Output output
-    output.distances = &distances[0, 0]
-    output.ids = &ids[0, 0]
-    output.stats = <ScanStats*> &stats[0, 0]
-    output.within = NULL
+    cdef Output output = _answers(n_queries, k, distances, ids, stats)
     cdef const float* query = &queries[0, 0]
     cdef const int64_t* row = &rows[0, 0]
     cdef Interrupt interrupt = ctrl_c()

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import platform
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -746,3 +747,37 @@ def plan(kernels, pool, keys, scheme, n_lanes, k_lane, alpha=1.0, head=0, n_thre
         n_threads,
     )
     return (lanes, counts) if duplicate < 0 else duplicate
+
+
+def assert_changes_are_seen_whole(ask, known, changes):
+    """Threads ask while an index changes: every answer is that of a whole state, in their order.
+
+    `ask()` returns an answer, `known` maps those that can be to the number of changes before them,
+    and `changes` are calls that change the index, one after another.
+    """
+    done, passed = threading.Event(), threading.Semaphore(0)
+    seen = [[] for _ in range(3)]
+
+    def keep_asking(mine):
+        while not done.is_set():
+            mine.append(known.get(ask(), "torn"))
+            passed.release()
+
+    threads = [threading.Thread(target=keep_asking, args=(mine,)) for mine in seen]
+    for thread in threads:
+        thread.start()
+    try:
+        for change in changes:
+            change()
+            # The first answer from now on may have been begun before, the second was not.
+            enough = [len(mine) + 2 for mine in seen]
+            while any(len(mine) < n for mine, n in zip(seen, enough, strict=True)):
+                assert passed.acquire(timeout=60)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    for mine in seen:
+        assert "torn" not in mine
+        assert mine == sorted(mine)
+        assert mine[-1] == len(changes)

@@ -195,7 +195,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, suffix, culprit)
     if culprit == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     else:
-        monkeypatch.setattr(Path, "replace", fail)
+        monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write(path, BASE + 1)
     monkeypatch.undo()

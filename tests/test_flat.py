@@ -1,6 +1,7 @@
 """Flat: exact answers, the same bits for everybody, and nothing changed by what fails."""
 
 import copy
+import functools
 import itertools
 import math
 import pickle
@@ -720,33 +721,11 @@ def test_searches_during_adds_see_all_or_nothing(rng, metric, planes):
     states = [tuple(lw.Flat(6, metric, **planes).add(X[:end]).search(Q, 40)) for end in ends]
     known = {tuple(part.tobytes() for part in state): i for i, state in enumerate(states)}
     index = lw.Flat(6, metric, n_threads=2, **planes).add(X[: ends[0]])
-    done = threading.Event()
-    passed = threading.Semaphore(0)
-    seen = [[] for _ in range(3)]
-
-    def search(mine):
-        while not done.is_set():
-            mine.append(known.get(tuple(part.tobytes() for part in index.search(Q, 40)), "torn"))
-            passed.release()
-
-    threads = [threading.Thread(target=search, args=(mine,)) for mine in seen]
-    for thread in threads:
-        thread.start()
-    try:
-        for begin, end in itertools.pairwise(ends):
-            index.add(X[begin:end])
-            # The first answer from now on may have been begun before, the second was not.
-            enough = [len(mine) + 2 for mine in seen]
-            while any(len(mine) < n for mine, n in zip(seen, enough, strict=True)):
-                assert passed.acquire(timeout=60)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    for mine in seen:
-        assert "torn" not in mine
-        assert mine == sorted(mine)
-        assert mine[-1] == len(ends) - 1
+    cases.assert_changes_are_seen_whole(
+        lambda: tuple(part.tobytes() for part in index.search(Q, 40)),
+        known,
+        [functools.partial(index.add, X[begin:end]) for begin, end in itertools.pairwise(ends)],
+    )
     assert_same_bytes(tuple(index.search(Q, 40)), states[-1])
 
 

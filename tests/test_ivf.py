@@ -1,6 +1,8 @@
 """IVF: Flat restricted to the probed cells, byte for byte."""
 
 import copy
+import functools
+import itertools
 import pickle
 import sys
 import threading
@@ -389,37 +391,11 @@ def test_searches_during_adds_see_all_or_nothing(rng, metric):
     states = [tuple(trained(X, metric).add(X[:end]).search(X[:3], 30)) for end in ends]
     known = {tuple(part.tobytes() for part in state): i for i, state in enumerate(states)}
     index = trained(X, metric, n_threads=2).add(X[: ends[0]])
-    done = threading.Event()
-    passed = threading.Semaphore(0)
-    seen = [[] for _ in range(3)]
-
-    def search(mine):
-        while not done.is_set():
-            mine.append(
-                known.get(tuple(part.tobytes() for part in index.search(X[:3], 30)), "torn")
-            )
-            passed.release()
-
-    threads = [threading.Thread(target=search, args=(mine,)) for mine in seen]
-    for thread in threads:
-        thread.start()
-    try:
-        begin = ends[0]
-        for end in ends[1:]:
-            index.add(X[begin:end])
-            begin = end
-            # The first answer from now on may have been begun before, the second was not.
-            enough = [len(mine) + 2 for mine in seen]
-            while any(len(mine) < n for mine, n in zip(seen, enough, strict=True)):
-                assert passed.acquire(timeout=60)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    for mine in seen:
-        assert "torn" not in mine
-        assert mine == sorted(mine)
-        assert mine[-1] == len(ends) - 1
+    cases.assert_changes_are_seen_whole(
+        lambda: tuple(part.tobytes() for part in index.search(X[:3], 30)),
+        known,
+        [functools.partial(index.add, X[begin:end]) for begin, end in itertools.pairwise(ends)],
+    )
     assert_same_bytes(tuple(index.search(X[:3], 30)), states[-1])
 
 

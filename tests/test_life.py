@@ -1,6 +1,7 @@
 """The life of an index: ids, removal, filters, ranges, rescoring, files, pickles."""
 
 import copy
+import functools
 import pickle
 import threading
 
@@ -518,31 +519,9 @@ def test_searches_meanwhile_see_whole_changes_in_their_order(planes, rng, X, Q):
     assert len({state[1] for state in states}) == 1
     known = {state: i for i, state in enumerate(states)}
     index = lw.Flat(37, n_threads=2, **planes).add(X)
-    done, passed = threading.Event(), threading.Semaphore(0)
-    seen = [[] for _ in range(3)]
-
-    def ask(mine):
-        while not done.is_set():
-            mine.append(known.get(answer(index), "torn"))
-            passed.release()
-
-    threads = [threading.Thread(target=ask, args=(mine,)) for mine in seen]
-    for thread in threads:
-        thread.start()
-    try:
-        for change in changes:
-            change(index)
-            enough = [len(mine) + 2 for mine in seen]
-            while any(len(mine) < n for mine, n in zip(seen, enough, strict=True)):
-                assert passed.acquire(timeout=60)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    for mine in seen:
-        assert "torn" not in mine
-        assert mine == sorted(mine)
-        assert mine[-1] == len(changes)
+    cases.assert_changes_are_seen_whole(
+        lambda: answer(index), known, [functools.partial(change, index) for change in changes]
+    )
 
 
 @all_planes

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
-from lanewise.coding import packed, principal_axes
+from lanewise.coding import centered_sample, packed, principal_axes, worth_axes
 from lanewise.kernels import Kernels
-from lanewise.planes import Arrays, Floats, extended
+from lanewise.planes import Arrays, Floats, LearnedPlanes
 from lanewise.rotation import RandomRotation
 
 __all__ = ["BinaryPlanes", "BitPlan", "learn"]
 
 _WORD = 64  # bits come in multiples
-_MAX_AXES_DIM = 2_048  # learned axes cost dim^2 a row
-_SAMPLE = 16_384
 _TRIALS = 32
 _NEIGHBOURS = 10
 # Beside its bits a row's base and factor are read; a row that is scored lies apart from the others,
@@ -59,6 +59,11 @@ class BitPlan:
     rerank: int
 
     @property
+    def rotation(self) -> str | None:
+        """Name of the axes."""
+        return None if self.panels is None else "pca"
+
+    @cached_property
     def native(self) -> _native.BitPlan:
         """The plan as the drivers take it."""
         rotation = RandomRotation(self.n_bits, seed=self.seed).native
@@ -93,10 +98,9 @@ def learn(rows: Floats, rotation: str | None, seed: int) -> BitPlan:
     signs of a random direction make an angle of cosine sqrt(2 / pi) with it.
     """
     n, dim = rows.shape
-    sample = rows[:: max(1, n // _SAMPLE)][:_SAMPLE]
-    center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sample, center = centered_sample(rows)
     axes: Floats | None = None
-    if rotation == "pca" or (rotation == "auto" and dim <= _MAX_AXES_DIM and n >= 256):
+    if worth_axes(rotation, n, dim):
         axes, _ = principal_axes(sample, center)
     whole = -(-dim // _WORD) * _WORD
     if axes is None:
@@ -167,7 +171,7 @@ def _below(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-1.5976 * t - 0.07056 * t**3)))
 
 
-class BinaryPlanes:
+class BinaryPlanes(LearnedPlanes[BitPlan]):
     """Rows as sign bits, with what turns them into an estimate of a distance.
 
     Parameters
@@ -179,58 +183,36 @@ class BinaryPlanes:
         Of the random rotation.
     """
 
-    _NAMES = ("bits", "base", "factors", "errors")
-
     def __init__(self, dim: int, axes: str | None, seed: int) -> None:
+        super().__init__()
         self.dim, self.axes, self.seed = dim, axes, seed
-        self.plan: BitPlan | None = None
-        self._native_plan: _native.BitPlan | None = None
-        self._planes: Arrays = {}
+
+    def _shapes(self, positions: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
+        assert self.plan is not None
+        return {
+            "bits": (np.uint8, (positions * self.plan.n_bits // 8,)),
+            "base": (np.float32, (positions,)),
+            "factors": (np.uint16, (positions,)),
+            "errors": (np.uint16, (positions,)),
+        }
 
     def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> BinaryPlanes:
         """See `Planes`: what is learned are axes, and how many bits there are."""
-        return self._with(learn(rows, self.axes, self.seed)).grown(positions)
-
-    def grown(self, positions: int) -> BinaryPlanes:
-        """See `Planes`."""
-        if self.plan is None or self._room >= positions > 0:
-            return self
-        new = self._with(self.plan)
-        room = max(positions, self._room * 3 // 2 // 64 * 64)
-        old = self._planes or {
-            "bits": np.empty(0, dtype=np.uint8),
-            "base": np.empty(0, dtype=np.float32),
-            "factors": np.empty(0, dtype=np.uint16),
-            "errors": np.empty(0, dtype=np.uint16),
-        }
-        new._planes = {
-            name: extended(array, room * self.plan.n_bits // 8 if name == "bits" else room)
-            for name, array in old.items()
-        }
-        return new
-
-    def fill(
-        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
-    ) -> BinaryPlanes:
-        """See `Planes`."""
-        self.native(positions).fill(kernels, store, first // 16 * 16, positions, threads)
-        return self
+        return self._with(learn(rows, self.axes, self.seed), {}).grown(positions)
 
     def native(self, positions: int) -> _native.Bits:
         """See `Planes`."""
-        assert self._native_plan is not None
-        return _native.Bits(self._native_plan, *(self._planes[name] for name in self._NAMES))
+        assert self.plan is not None
+        return _native.Bits(self.plan.native, *self._planes.values())
 
     def arrays(self, positions: int) -> Arrays:
         """See `Planes`."""
         plan = self.plan
         if plan is None:
             return {}
-        planes = {name: self._planes[name][:positions] for name in self._NAMES[1:]}
         panels = np.empty(0, dtype=np.float32) if plan.panels is None else plan.panels
         return {
-            "bits": self._planes["bits"][: positions * plan.n_bits // 8],
-            **planes,
+            **self._filled(positions),
             "center": plan.center,
             "panels": panels,
             "sizes": np.array([plan.n_bits, plan.n_axes, plan.rerank], dtype=np.int64),
@@ -243,36 +225,13 @@ class BinaryPlanes:
         if not arrays:
             return self
         n_bits, n_axes, rerank = (int(size) for size in arrays["sizes"])
-        new = self._with(
-            BitPlan(
-                arrays["center"],
-                n_bits,
-                n_axes,
-                arrays["panels"] if arrays["panels"].size > 0 else None,
-                int(arrays["seed"][0]),
-                float(arrays["outside"][0]),
-                rerank,
-            )
+        plan = BitPlan(
+            arrays["center"],
+            n_bits,
+            n_axes,
+            arrays["panels"] if arrays["panels"].size > 0 else None,
+            int(arrays["seed"][0]),
+            float(arrays["outside"][0]),
+            rerank,
         )
-        new._planes = {name: np.ascontiguousarray(arrays[name]) for name in self._NAMES}
-        return new
-
-    @property
-    def nbytes(self) -> int:
-        """See `Planes`."""
-        plan = 0 if self.plan is None else self.plan.nbytes
-        return plan + sum(array.nbytes for array in self._planes.values())
-
-    @property
-    def rotation(self) -> str | None:
-        """See `Planes`."""
-        return None if self.plan is None or self.plan.panels is None else "pca"
-
-    @property
-    def _room(self) -> int:
-        return len(self._planes["base"]) if self._planes else 0
-
-    def _with(self, plan: BitPlan) -> BinaryPlanes:
-        new = BinaryPlanes(self.dim, self.axes, self.seed)
-        new.plan, new._native_plan = plan, plan.native
-        return new
+        return self._restored(plan, arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,19 @@ import numpy.typing as npt
 from lanewise import _native
 from lanewise.kernels import Kernels
 
-__all__ = ["CodePlan", "learn", "measured", "packed", "principal_axes"]
+__all__ = [
+    "CodePlan",
+    "centered_sample",
+    "learn",
+    "measured",
+    "packed",
+    "principal_axes",
+    "worth_axes",
+]
 
 Floats = npt.NDArray[np.float32]
 
 _LANES = 16
-_MAX_DIM = 65_536  # products of codes stay below 2^31
 _MAX_AXES_DIM = 2_048  # learned axes cost dim^2 a row
 _SAMPLE = 16_384
 _TRIALS = 16
@@ -69,7 +77,7 @@ class CodePlan:
     neighbors: npt.NDArray[np.float64]
     body_bits: int
 
-    @property
+    @cached_property
     def native(self) -> _native.CodePlan:
         """The plan as the drivers take it."""
         return _native.CodePlan(
@@ -95,7 +103,7 @@ class CodePlan:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        arrays = (self.ends, self.center, self.panels, self.scales)
+        arrays = (self.ends, self.center, self.panels, self.scales, self.neighbors)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -121,16 +129,26 @@ def learn(
         Any plan gives the same exact answers; they differ in speed only.
     """
     n, dim = rows.shape
-    # Every so-many-th row: rows that were added together lie together.
-    sample = rows[:: max(1, n // _SAMPLE)][: _SAMPLE + _TRIALS]
-    center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    sample, center = centered_sample(rows)
     candidates: list[tuple[Floats | None, float]] = []
     if rotation != "pca":
         candidates.append((None, 0.0))
-    if rotation == "pca" or (rotation == "auto" and dim <= _MAX_AXES_DIM and n >= 256):
+    if worth_axes(rotation, n, dim):
         candidates.append(principal_axes(sample, center))
     plans = [_plan(sample, n, center, *axes, body_bits, kernels, n_threads) for axes in candidates]
     return min(plans, key=lambda plan: plan[0])[1]
+
+
+def centered_sample(rows: Floats) -> tuple[Floats, Floats]:
+    """Return some rows to learn from, and their mean."""
+    # Every so-many-th row: rows that were added together lie together.
+    sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+    return sample, sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def worth_axes(rotation: str | None, n: int, dim: int) -> bool:
+    """Whether to learn axes from n rows, if only to see what they gain."""
+    return rotation == "pca" or (rotation == "auto" and dim <= _MAX_AXES_DIM and n >= 256)
 
 
 def principal_axes(sample: Floats, center: Floats) -> tuple[Floats, float]:

@@ -17,9 +17,8 @@ import io
 import logging
 import math
 import os
-import secrets
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import VECTOR_TYPES, as_ndarray, as_vector_ids, check_choice, check_metric
+from lanewise.io import write_atomically
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Array: TypeAlias = npt.NDArray[Any]
@@ -314,17 +314,17 @@ def write(path: PathLike, array: npt.ArrayLike) -> None:
     if suffix == ".npy":
         if values.dtype.kind not in "fiu":
             raise TypeError(f"array: expected integers or floats, got {values.dtype}")
-        _write_atomically(
+        write_atomically(
             path, lambda stream: np.lib.format.write_array(stream, values, allow_pickle=False)
         )
     elif suffix in _VECS:
         _check_fits(values, suffix, _VECS[suffix], max_rows=None, max_dim=2**31 - 1)
         if len(values) == 0:
             raise ValueError(f"array: expected at least one row for {suffix}, got none")
-        _write_atomically(path, lambda stream: _write_vecs(stream, values, _VECS[suffix]))
+        write_atomically(path, lambda stream: _write_vecs(stream, values, _VECS[suffix]))
     else:
         _check_fits(values, suffix, _BIN[suffix], max_rows=2**32 - 1, max_dim=2**32 - 1)
-        _write_atomically(path, lambda stream: _write_bin(stream, values, _BIN[suffix]))
+        write_atomically(path, lambda stream: _write_bin(stream, values, _BIN[suffix]))
 
 
 def sift_small() -> Dataset:
@@ -715,26 +715,3 @@ def _write_bin(stream: IO[bytes], array: _Array, dtype: np.dtype[Any]) -> None:
     step = max(1, _STEP // (d * dtype.itemsize))
     for start in range(0, n, step):
         stream.write(np.ascontiguousarray(array[start : start + step], dtype).data)
-
-
-def _write_atomically(path: Path, write_to: Callable[[IO[bytes]], None]) -> None:
-    # A symbolic link keeps pointing to the file instead of being replaced by it.
-    target = Path(os.path.realpath(path))
-    # Not tempfile, whose files nobody but their owner may read.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as stream:
-            write_to(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    # The new name is on disk only once its folder is; Windows cannot open folders.
-    if os.name != "nt":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

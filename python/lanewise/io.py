@@ -50,7 +50,7 @@ import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray
 
-__all__ = ["FileFormatError", "read", "write"]
+__all__ = ["FileFormatError", "read", "write", "write_atomically"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Array: TypeAlias = npt.NDArray[Any]
@@ -185,7 +185,7 @@ def write(
         stream.seek(0)
         stream.write(prefix + _CHECKSUM.pack(zlib.crc32(prefix + text)) + text)
 
-    _write_atomically(Path(path), write_to)
+    write_atomically(Path(path), write_to)
 
 
 def read(
@@ -344,7 +344,8 @@ def _pieces(array: _Array) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _write_atomically(path: Path, write_to: Callable[[IO[bytes]], None]) -> None:
+def write_atomically(path: Path, write_to: Callable[[IO[bytes]], None]) -> None:
+    """Write a file that is there as a whole or not at all; another of its name stays until then."""
     # A symbolic link keeps pointing to the file instead of being replaced by it.
     target = Path(os.path.realpath(path))
     # Replacing a device would take it from everyone.
@@ -364,7 +365,7 @@ def _write_atomically(path: Path, write_to: Callable[[IO[bytes]], None]) -> None
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             # The error itself names the temporary file, or none if the disk is full.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from copy import copy
 from dataclasses import replace
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from lanewise.coding import CodePlan, learn, measured
 from lanewise.kernels import Kernels
 from lanewise.rotation import RandomRotation
 
-__all__ = ["Arrays", "BlockPlanes", "CodePlanes", "Floats", "Planes", "extended"]
+__all__ = ["Arrays", "BlockPlanes", "CodePlanes", "Floats", "LearnedPlanes", "Planes"]
 
 # Kernels read whole registers, and so behind the end.
 _FRONT_PADDING = 1024
@@ -89,7 +91,7 @@ class BlockPlanes:
         """See `Planes`."""
         if positions <= len(self._norms):
             return self
-        new = self._copy()
+        new = copy(self)
         room = max(positions, len(self._norms) * 3 // 2 // 64 * 64)
         new._norms = extended(self._norms, room)
         new._data = extended(self._data, room * self.dim)
@@ -99,7 +101,7 @@ class BlockPlanes:
         self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
     ) -> BlockPlanes:
         """See `Planes`."""
-        new = self._copy()
+        new = copy(self)
         largest = _native.fill_blocks(
             kernels,
             self._rotation.native,
@@ -134,7 +136,7 @@ class BlockPlanes:
 
     def restored(self, arrays: Arrays) -> BlockPlanes:
         """See `Planes`."""
-        new = self._copy()
+        new = copy(self)
         new._center, new._norms, new._data = (arrays[n] for n in ("center", "norms", "blocks"))
         new._max_centered_norm2 = float(arrays["max_centered_norm2"][0])
         return new
@@ -144,13 +146,88 @@ class BlockPlanes:
         """See `Planes`."""
         return self._norms.nbytes + self._data.nbytes + self._center.nbytes
 
-    def _copy(self) -> BlockPlanes:
-        new = BlockPlanes.__new__(BlockPlanes)
-        new.__dict__.update(self.__dict__)
+
+class Plan(Protocol):
+    """What was learned from rows."""
+
+    @property
+    def rotation(self) -> str | None:
+        """Name of the axes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+class LearnedPlanes(ABC, Generic[AnyPlan]):
+    """What planes have in common that are arrays described by a plan."""
+
+    def __init__(self) -> None:
+        self.plan: AnyPlan | None = None
+        self._planes: Arrays = {}
+
+    @abstractmethod
+    def _shapes(self, positions: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
+        """Type and shape of each array, with the padding that kernels read."""
+
+    @abstractmethod
+    def native(self, positions: int) -> Any:
+        """See `Planes`."""
+
+    def grown(self, positions: int) -> Self:
+        """See `Planes`."""
+        room = len(self._planes["base"]) if self._planes else 0
+        if self.plan is None or room >= positions > 0:
+            return self
+        room = max(positions, room * 3 // 2 // 64 * 64)
+        return self._with(
+            self.plan,
+            {
+                name: extended(self._planes[name], shape[-1])
+                if self._planes
+                else np.zeros(shape, dtype=dtype)
+                for name, (dtype, shape) in self._shapes(room).items()
+            },
+        )
+
+    def fill(
+        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+    ) -> Self:
+        """See `Planes`."""
+        self.native(positions).fill(kernels, store, first // 16 * 16, positions, threads)
+        return self
+
+    @property
+    def nbytes(self) -> int:
+        """See `Planes`."""
+        plan = 0 if self.plan is None else self.plan.nbytes
+        return plan + sum(array.nbytes for array in self._planes.values())
+
+    @property
+    def rotation(self) -> str | None:
+        """See `Planes`."""
+        return None if self.plan is None else self.plan.rotation
+
+    def _filled(self, positions: int) -> Arrays:
+        """Arrays without room to grow."""
+        shapes = self._shapes(positions)
+        return {name: array[..., : shapes[name][1][-1]] for name, array in self._planes.items()}
+
+    def _with(self, plan: AnyPlan, planes: Arrays) -> Self:
+        new = copy(self)
+        new.plan, new._planes = plan, planes
+        return new
+
+    def _restored(self, plan: AnyPlan, arrays: Arrays) -> Self:
+        new = self._with(plan, {})
+        new._planes = {name: np.ascontiguousarray(arrays[name]) for name in new._shapes(0)}
         return new
 
 
-class CodePlanes:
+class CodePlanes(LearnedPlanes[CodePlan]):
     """Rows in codes on axes of their own, with what certifies them.
 
     Parameters
@@ -164,48 +241,25 @@ class CodePlanes:
         Bits of the codes that survivors of the front read.
     """
 
-    _NAMES = ("front", "body", "base", "residuals", "tails")
-
     def __init__(self, dim: int, axes: str | None, product: bool, body_bits: int) -> None:
+        super().__init__()
         self.dim, self.axes, self.product, self.body_bits = dim, axes, product, body_bits
-        self.plan: CodePlan | None = None
-        self._native_plan: _native.CodePlan | None = None
-        self._planes: Arrays = {}
+
+    def _shapes(self, positions: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
+        assert self.plan is not None
+        native = self.plan.native
+        return {
+            "front": (np.int8, (positions * self.plan.n_front + _FRONT_PADDING,)),
+            "body": (np.int8, (positions * native.body_stride + _BODY_PADDING,)),
+            "base": (np.float32, (positions,)),
+            "residuals": (np.uint16, (positions,)),
+            "tails": (np.uint16, (native.n_tails, positions)),
+        }
 
     def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> CodePlanes:
         """See `Planes`: what is learned are axes, steps and scales."""
-        return self._with(learn(rows, self.axes, self.body_bits, kernels, threads)).grown(positions)
-
-    def grown(self, positions: int) -> CodePlanes:
-        """See `Planes`."""
-        if self.plan is None or self._room >= positions > 0:
-            return self
-        new = self._with(self.plan)
-        room = max(positions, self._room * 3 // 2 // 64 * 64)
-        assert new._native_plan is not None
-        stride, n_tails = new._native_plan.body_stride, new._native_plan.n_tails
-        old = self._planes or {
-            "front": np.empty(0, dtype=np.int8),
-            "body": np.empty(0, dtype=np.int8),
-            "base": np.empty(0, dtype=np.float32),
-            "residuals": np.empty(0, dtype=np.uint16),
-            "tails": np.empty((n_tails, 0), dtype=np.uint16),
-        }
-        new._planes = {
-            "front": extended(old["front"], room * self.plan.n_front + _FRONT_PADDING),
-            "body": extended(old["body"], room * stride + _BODY_PADDING),
-            "base": extended(old["base"], room),
-            "residuals": extended(old["residuals"], room),
-            "tails": extended(old["tails"], room),
-        }
-        return new
-
-    def fill(
-        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
-    ) -> CodePlanes:
-        """See `Planes`."""
-        self.native(positions).fill(kernels, store, first // 16 * 16, positions, threads)
-        return self
+        plan = learn(rows, self.axes, self.body_bits, kernels, threads)
+        return self._with(plan, {}).grown(positions)
 
     def calibrated(
         self,
@@ -220,36 +274,29 @@ class CodePlanes:
         `queries` (m, dim) have the nearest rows `neighbors` (m, k, dim) at `distances` (m, k).
         """
         assert self.plan is not None
-        assert self._native_plan is not None
+        native = self.plan.native
         Z = np.empty_like(queries)
-        self._native_plan.project(kernels, queries, Z, threads)
+        native.project(kernels, queries, Z, threads)
         Y = np.empty_like(neighbors)
         flat = (-1, neighbors.shape[-1])
-        self._native_plan.project(kernels, neighbors.reshape(flat), Y.reshape(flat), threads)
+        native.project(kernels, neighbors.reshape(flat), Y.reshape(flat), threads)
         factor = 2.0 if self.product else 1.0
-        new = self._with(replace(self.plan, neighbors=measured(self.plan, Z, Y, distances, factor)))
-        new._planes = self._planes
-        return new
+        plan = replace(self.plan, neighbors=measured(self.plan, Z, Y, distances, factor))
+        return self._with(plan, self._planes)
 
     def native(self, positions: int) -> _native.Codes:
         """See `Planes`."""
-        assert self._native_plan is not None
-        return _native.Codes(self._native_plan, *(self._planes[name] for name in self._NAMES))
+        assert self.plan is not None
+        return _native.Codes(self.plan.native, *self._planes.values())
 
     def arrays(self, positions: int) -> Arrays:
         """See `Planes`."""
         plan = self.plan
-        if plan is None or self._native_plan is None:
+        if plan is None:
             return {}
         panels = np.empty(0, dtype=np.float32) if plan.panels is None else plan.panels
         return {
-            "front": self._planes["front"][: positions * plan.n_front + _FRONT_PADDING],
-            "body": self._planes["body"][
-                : positions * self._native_plan.body_stride + _BODY_PADDING
-            ],
-            "base": self._planes["base"][:positions],
-            "residuals": self._planes["residuals"][:positions],
-            "tails": self._planes["tails"][:, :positions],
+            **self._filled(positions),
             "steps": np.array(
                 [plan.body_bits, plan.n_front, plan.n_front_steps, *plan.ends], dtype=np.uint32
             ),
@@ -281,29 +328,7 @@ class CodePlanes:
             residual=bounds[3],
             neighbors=arrays["neighbors"],
         )
-        new = self._with(plan)
-        new._planes = {name: np.ascontiguousarray(arrays[name]) for name in self._NAMES}
-        return new
-
-    @property
-    def nbytes(self) -> int:
-        """See `Planes`."""
-        plan = 0 if self.plan is None else self.plan.nbytes
-        return plan + sum(array.nbytes for array in self._planes.values())
-
-    @property
-    def rotation(self) -> str | None:
-        """See `Planes`."""
-        return None if self.plan is None else self.plan.rotation
-
-    @property
-    def _room(self) -> int:
-        return len(self._planes["base"]) if self._planes else 0
-
-    def _with(self, plan: CodePlan) -> CodePlanes:
-        new = CodePlanes(self.dim, self.axes, self.product, self.body_bits)
-        new.plan, new._native_plan = plan, plan.native
-        return new
+        return self._restored(plan, arrays)
 
 
 def extended(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:

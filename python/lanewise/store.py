@@ -122,10 +122,9 @@ class Rows:
         self._lock = threading.Lock()
         self._publish(
             State(
-                rows=np.empty((0, self.dim), dtype=np.float32),
-                planes=self._no_planes(),
-                list_begin=np.zeros(2, dtype=np.int64),
-                list_size=np.zeros(1, dtype=np.int64),
+                np.empty((0, self.dim), dtype=np.float32),
+                self._no_planes(),
+                *_one_list(0),
             )
         )
 
@@ -193,8 +192,7 @@ class Rows:
             self._add_ids(new, wanted, len(rows), threads)
             old = new.n
             new.n = old + len(rows)
-            new.list_begin = np.array([0, -(-new.n // _BLOCK) * _BLOCK], dtype=np.int64)
-            new.list_size = np.array([new.n], dtype=np.int64)
+            new.list_begin, new.list_size = _one_list(new.n)
             new.rows = _with_room(new.rows, old, new.n)
             new.rows[old : new.n] = rows
             if new.allowed is not None:
@@ -290,8 +288,7 @@ class Rows:
         new.ids = np.flatnonzero(live) if new.ids is None else new.ids[: new.n][live]
         new.rows = np.asarray(new.rows[: new.n])[live]
         new.n, new.n_removed, new.allowed = len(new.rows), 0, None
-        new.list_begin = np.array([0, -(-new.n // _BLOCK) * _BLOCK], dtype=np.int64)
-        new.list_size = np.array([new.n], dtype=np.int64)
+        new.list_begin, new.list_size = _one_list(new.n)
         new.planes, new.n_fitted = self._no_planes(), 0
         if new.n > 0:
             self._fit(new, threads)
@@ -327,7 +324,7 @@ class Rows:
             self.dim,
             distances,
             found,
-            np.empty((len(Q), len(_STATS)), dtype=np.uint64),
+            _no_stats(len(Q)),
             threads,
         )
         # A query is its own nearest row, or as near as it.
@@ -376,15 +373,11 @@ class Rows:
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
         allowed, n_allowed = self._allowed(snapshot, filter)
-        n = len(Q)
-        distances = np.full((n, k), np.inf, dtype=np.float32)
-        ids = np.full((n, k), -1, dtype=np.int64)
-        stats = np.zeros((n, len(_STATS)), dtype=np.uint64)
+        stats = _no_stats(len(Q))
         k_scan = min(k, n_allowed)
-        if n > 0 and k_scan > 0:
-            whole = k_scan == k
-            found = distances if whole else np.empty((n, k_scan), dtype=np.float32)
-            found_ids = ids if whole else np.empty((n, k_scan), dtype=np.int64)
+        distances = np.empty((len(Q), k_scan), dtype=np.float32)
+        ids = np.empty((len(Q), k_scan), dtype=np.int64)
+        if len(Q) > 0 and k_scan > 0:
             assert snapshot.planes is not None
             _native.scan(
                 self.kernels,
@@ -396,15 +389,13 @@ class Rows:
                 k_scan,
                 eps0,
                 delta,
-                found,
-                found_ids,
+                distances,
+                ids,
                 stats,
                 threads,
                 min(rerank, n_allowed),
             )
-            distances[:, :k_scan] = found
-            ids[:, :k_scan] = found_ids
-        return SearchResult(distances, ids, _named(stats))
+        return SearchResult(*_padded(distances, ids, k), _named(stats))
 
     def within(
         self,
@@ -426,7 +417,7 @@ class Rows:
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
         allowed, n_allowed = self._allowed(snapshot, filter)
-        stats = np.zeros((len(Q), len(_STATS)), dtype=np.uint64)
+        stats = _no_stats(len(Q))
         sizes = np.zeros(len(Q), dtype=np.int64)
         found = None
         if len(Q) > 0 and n_allowed > 0:
@@ -550,21 +541,18 @@ class Rows:
         snapshot = self.snapshot
         Q, rows = self._named(snapshot, queries, ids)
         threads = self.threads(n_threads)
-        distances = np.full((len(Q), k), np.inf, dtype=np.float32)
-        found = np.full((len(Q), k), -1, dtype=np.int64)
-        stats = np.zeros((len(Q), len(_STATS)), dtype=np.uint64)
+        stats = _no_stats(len(Q))
         k_scan = min(k, rows.shape[1])
+        distances = np.empty((len(Q), k_scan), dtype=np.float32)
+        found = np.empty((len(Q), k_scan), dtype=np.int64)
         if len(Q) > 0 and k_scan > 0:
-            best = np.empty((len(Q), k_scan), dtype=np.float32)
-            best_ids = np.empty((len(Q), k_scan), dtype=np.int64)
             _native.rescore(
-                self.kernels, snapshot.store, Q, rows, k_scan, best, best_ids, stats, threads
+                self.kernels, snapshot.store, Q, rows, k_scan, distances, found, stats, threads
             )
-            distances[:, :k_scan], found[:, :k_scan] = best, best_ids
         # How far a row was read before it was left is not counted.
         counted = _named(stats)
         del counted["dimensions"]
-        return SearchResult(distances, found, counted)
+        return SearchResult(*_padded(distances, found, k), counted)
 
     def arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
         """Return all that `restored` needs: a header of plain values, and arrays."""
@@ -737,6 +725,11 @@ def _with_room(array: np.ndarray[Any, Any], n_used: int, n: int) -> np.ndarray[A
     return longer
 
 
+def _one_list(n: int) -> tuple[Ids, Ids]:
+    """Beginnings and sizes of lists if there is but one, of n rows in order."""
+    return np.array([0, -(-n // _BLOCK) * _BLOCK], dtype=np.int64), np.array([n], dtype=np.int64)
+
+
 def _packed(mask: npt.NDArray[np.bool_]) -> Bits:
     """Pack booleans into 64-bit words, the first into the lowest bit."""
     padded = np.zeros(-(-len(mask) // 64) * 64, dtype=np.bool_)
@@ -756,6 +749,21 @@ def _float32_below(x: float) -> float:
         near = np.float32(x)
     # As Python floats: NumPy would compare both as float32.
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > x else near)
+
+
+def _padded(distances: Floats, ids: Ids, k: int) -> tuple[Floats, Ids]:
+    """Fill answers up with (inf, -1) to k a query."""
+    missing = ((0, 0), (0, k - distances.shape[1]))
+    if missing[1] == (0, 0):
+        return distances, ids
+    return (
+        np.pad(distances, missing, constant_values=np.inf),
+        np.pad(ids, missing, constant_values=-1),
+    )
+
+
+def _no_stats(n: int) -> npt.NDArray[np.uint64]:
+    return np.zeros((n, len(_STATS)), dtype=np.uint64)
 
 
 def _named(stats: npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[np.uint64]]:
