@@ -19,7 +19,7 @@ inline constexpr std::size_t kBlock = 64;
 inline constexpr std::size_t kScreenGroups = 64;
 
 // Queries that screen_tile takes at once.
-inline constexpr std::size_t kScreenQueries = 16;
+inline constexpr std::size_t kScreenQueries = 64;
 
 // The front of code planes, from its first group on: the leading dimensions of every candidate, group by group.
 // Quad j (dimensions 4j to 4j + 3) of lane l in group g is the four codes at codes[((g * n_quads + j) * kLanes + l) *
@@ -118,7 +118,8 @@ struct Kernels {
 
   // codes/screen_tile.cpp
   // screen_codes for n_queries queries, at most kScreenQueries: query q has limits[q], alive[q * kScreenGroups ...],
-  // estimates[q * kScreenGroups * kLanes ...] and quads_read[q].
+  // quads_read[q] and, for candidate c of group g, estimates[(g * kScreenQueries + q) * kLanes + c], which is undefined
+  // if the group has no candidate left.
   void (*screen_tile)(const CodeFront& front, std::size_t n_groups, const CodeQuery* queries, std::size_t n_queries,
                       const float* limits, std::uint16_t* alive, float* estimates, std::uint64_t* quads_read);
 
@@ -126,13 +127,13 @@ struct Kernels {
   // out[i] = product of n codes (a multiple of 64) of the query, which sum to query_sum, and those at
   // rows + positions[i] * stride.
   void (*dot_codes)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
-                    const std::uint32_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
+                    const std::int64_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
 
   // codes/dot_nibbles.cpp
   // The same for codes of four bits, stored plus 8: byte b of a row's 64-byte stretch s holds code 128 s + b in its low
   // half and code 128 s + 64 + b in its high one. n is a multiple of 128.
   void (*dot_nibbles)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
-                      const std::uint32_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
+                      const std::int64_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
 
   // binary/screen_bits.cpp
   // For candidate c of a group, with the sum s of what its bits look up in the query's tables:
@@ -181,14 +182,14 @@ struct Kernels {
   void screen_tile(const CodeFront&, std::size_t, const CodeQuery*, std::size_t, const float*, std::uint16_t*, float*, \
                    std::uint64_t*);                                                                                    \
   }
-#define LW_DECLARE_CODE_KERNELS(ISA)                                                                                   \
-  LW_DECLARE_TILE_KERNELS(ISA)                                                                                         \
-  namespace ISA {                                                                                                      \
-  void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);   \
-  void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*, std::size_t, \
-                 std::size_t, std::int32_t*);                                                                          \
-  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::uint32_t*,            \
-                   std::size_t, std::size_t, std::int32_t*);                                                           \
+#define LW_DECLARE_CODE_KERNELS(ISA)                                                                                  \
+  LW_DECLARE_TILE_KERNELS(ISA)                                                                                        \
+  namespace ISA {                                                                                                     \
+  void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);  \
+  void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*, std::size_t, \
+                 std::size_t, std::int32_t*);                                                                         \
+  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*,            \
+                   std::size_t, std::size_t, std::int32_t*);                                                          \
   }
 
 // One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on

@@ -43,8 +43,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*screen_codes)(const CodeFront&, size_t, const CodeQuery&, float, uint16_t*, float*, uint64_t*)
         void (*screen_tile)(const CodeFront&, size_t, const CodeQuery*, size_t, const float*, uint16_t*, float*,
                             uint64_t*)
-        void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
-        void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const uint32_t*, size_t, size_t, int32_t*)
+        void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
+        void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
         void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
         void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
                        float*)
@@ -171,21 +171,27 @@ cdef class Kernels:
         front.n_quads = n_quads
         front.ends = &ends[0]
         front.n_steps = n_steps
-        cdef CodeQuery[16] some
+        cdef vector[CodeQuery] some
+        some.resize(n_queries)
         for q in range(n_queries):
             some[q].codes = &queries[q, 0]
             some[q].sums = &sums[q, 0]
             some[q].tail_weights = &tail_weights[q, 0]
             some[q].residual_weight = residual_weights[q]
             some[q].scale = scales[q]
+        cdef vector[float] by_group
         if tile:
-            self.row.screen_tile(front, n_groups, some, n_queries, &limits[0], &alive[0, 0], &estimates[0, 0],
+            by_group.resize(n_groups * kScreenQueries * kLanes)
+            self.row.screen_tile(front, n_groups, some.data(), n_queries, &limits[0], &alive[0, 0], by_group.data(),
                                  &quads_read[0])
+            for q in range(n_queries):
+                for i in range(n):
+                    estimates[q, i] = by_group[(i // kLanes * kScreenQueries + q) * kLanes + i % kLanes]
             return
         for q in range(n_queries):
             self.row.screen_codes(front, n_groups, some[q], limits[q], &alive[q, 0], &estimates[q, 0], &quads_read[q])
 
-    def dot_codes(self, const int8_t[::1] query, const int8_t[:, ::1] rows, const uint32_t[::1] positions,
+    def dot_codes(self, const int8_t[::1] query, const int8_t[:, ::1] rows, const int64_t[::1] positions,
                   int32_t[::1] out, cbool nibbles=False):
         """out[i] = query . rows[positions[i]], of a multiple of 64 codes, or of 128 packed as nibbles."""
         cdef size_t n = query.shape[0], m = positions.shape[0], stride = rows.shape[1], i
@@ -193,7 +199,7 @@ cdef class Kernels:
         expect(n % (128 if nibbles else 64) == 0 and stride == (n // 2 if nibbles else n), "dot shapes")
         expect(<size_t> out.shape[0] == m, "dot shapes")
         for i in range(m):
-            expect(positions[i] < <size_t> rows.shape[0], "dot positions")
+            expect(0 <= positions[i] < rows.shape[0], "dot positions")
         for i in range(n):
             query_sum += query[i]
         if nibbles:

@@ -204,7 +204,6 @@ def project(kernels, x, axes):
 
 
 SCREEN_GROUPS = 64
-SCREEN_QUERIES = 16
 
 
 @dataclass

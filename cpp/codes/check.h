@@ -27,35 +27,46 @@ struct Stored {
 // What check reads of its queries, side by side and with the signs that a fused multiply-add wants.
 struct CheckedQueries {
   std::size_t n;
+  const CodeQuery* queries;
   const float* limits;
   float scale[kScreenQueries];
   float residual_weight[kScreenQueries];
-  const float* tail_weights[kScreenQueries];
+  float last_tail_weight[kScreenQueries];
 
-  CheckedQueries(const CodeQuery* queries, std::size_t n_queries, const float* bounds) : n(n_queries), limits(bounds) {
+  CheckedQueries(const CodeFront& front, const CodeQuery* some, std::size_t n_queries, const float* bounds)
+      : n(n_queries), queries(some), limits(bounds) {
     for (std::size_t q = 0; q < n; ++q) {
       scale[q] = -queries[q].scale;
       residual_weight[q] = -queries[q].residual_weight;
-      tail_weights[q] = queries[q].tail_weights;
+      last_tail_weight[q] = -queries[q].tail_weights[front.n_steps - 1];
     }
   }
 };
 
-// alive, estimates and quads_read are those of screen_tile. Returns whether any query has a candidate left.
+// What a step leaves of a group to queries [first, last), whose products those are: alive, estimates and quads_read are
+// screen_tile's. Returns whether any query has a candidate left and a step to come.
 LW_INLINE bool check(const CodeFront& front, std::size_t group, std::size_t step, const CheckedQueries& queries,
-                     const std::int32_t (*products)[kLanes], std::uint16_t* alive, float* estimates,
-                     std::uint64_t* quads_read) {
+                     std::size_t first, std::size_t last, const std::int32_t (*products)[kLanes], std::uint16_t* alive,
+                     float* estimates, std::uint64_t* quads_read) {
   const Stored stored(front, group, step);
-  const bool last = step + 1 == front.n_steps;
-  const std::uint32_t next_quads = last ? 0 : front.ends[step + 1] - front.ends[step];
+  F32 estimate;
+  if (step + 1 == front.n_steps) {
+    // Nothing in this loop depends on what a candidate turns out to be: a branch would be guessed wrong too often.
+    for (std::size_t q = first; q < last; ++q) {
+      alive[q * kScreenGroups + group] &=
+          stored.below(set(queries.limits[q]), products[q - first], set(queries.scale[q]),
+                       set(queries.residual_weight[q]), set(queries.last_tail_weight[q]), estimate);
+      store(estimates + (group * kScreenQueries + q) * kLanes, estimate);
+    }
+    return false;
+  }
+  const std::uint32_t next_quads = front.ends[step + 1] - front.ends[step];
   std::uint32_t any = 0;
-  for (std::size_t q = 0; q < queries.n; ++q) {
-    F32 estimate;
+  for (std::size_t q = first; q < last; ++q) {
     std::uint16_t& mask = alive[q * kScreenGroups + group];
-    mask &= stored.below(set(queries.limits[q]), products[q], set(queries.scale[q]), set(queries.residual_weight[q]),
-                         set(-queries.tail_weights[q][step]), estimate);
-    if (mask != 0) store(estimates + (q * kScreenGroups + group) * kLanes, estimate);
-    if (!last) quads_read[q] += count(mask) * next_quads;
+    mask &= stored.below(set(queries.limits[q]), products[q - first], set(queries.scale[q]),
+                         set(queries.residual_weight[q]), set(-queries.queries[q].tail_weights[step]), estimate);
+    quads_read[q] += count(mask) * next_quads;
     any |= mask;
   }
   return any != 0;

@@ -8,13 +8,15 @@ namespace {
 
 // out[i] = sum of product(acc, row, byte) over a row's n bytes, minus unbias. product takes 64 bytes at a time.
 template <class Product>
-LW_INLINE void far_rows(const std::int8_t* rows, std::size_t stride, const std::uint32_t* positions,
+LW_INLINE void far_rows(const std::int8_t* rows, std::size_t stride, const std::int64_t* positions,
                         std::size_t n_positions, std::size_t n, std::int32_t unbias, std::int32_t* out,
                         const Product& product) {
   constexpr std::size_t kBytes = 4 * kLanes;
   constexpr std::size_t kTogether = 4;  // rows whose chains hide each other's latency
   constexpr std::size_t kAhead = 8;
-  const auto at = [&](std::size_t i) { return rows + positions[i < n_positions ? i : n_positions - 1] * stride; };
+  const auto at = [&](std::size_t i) {
+    return rows + static_cast<std::size_t>(positions[i < n_positions ? i : n_positions - 1]) * stride;
+  };
   const auto prefetch = [&](std::size_t i) {
     if (i >= n_positions) return;
     for (std::size_t byte = 0; byte < n; byte += kBytes) LW_PREFETCH(at(i) + byte);

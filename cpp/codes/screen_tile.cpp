@@ -33,7 +33,7 @@ LW_INLINE void accumulate(const std::int8_t* codes, const CodeQuery* queries, st
 void screen_tile(const CodeFront& front, std::size_t n_groups, const CodeQuery* queries, std::size_t n_queries,
                  const float* limits, std::uint16_t* alive, float* estimates, std::uint64_t* quads_read) {
   constexpr std::size_t kTogether = 4;
-  const CheckedQueries checked(queries, n_queries, limits);
+  const CheckedQueries checked(front, queries, n_queries, limits);
   for (std::size_t g = 0; g < n_groups; ++g) {
     const std::int8_t* const codes = front.codes + g * front.n_quads * kLanes * 4;
     std::int32_t products[kScreenQueries][kLanes] = {};
@@ -45,7 +45,7 @@ void screen_tile(const CodeFront& front, std::size_t n_groups, const CodeQuery* 
         accumulate<kTogether>(codes, queries + q, begin, end, step, products + q);
       }
       for (; q < n_queries; ++q) accumulate<1>(codes, queries + q, begin, end, step, products + q);
-      if (!check(front, g, step, checked, products, alive, estimates, quads_read)) break;
+      if (!check(front, g, step, checked, 0, n_queries, products, alive, estimates, quads_read)) break;
       begin = end;
     }
   }

@@ -1,7 +1,8 @@
 // The first pass over byte codes for several queries on AMX: sixteen queries times sixteen candidates an instruction.
 //
 // A group's sixteen quads of codes are, as they lie, the operand that the matrix unit wants: 4 KB of front are four of
-// its registers. TDPBSSD adds up int32 without saturation, so the products are those of every other ISA.
+// its registers. Four groups meet all queries while they are in the first cache. TDPBSSD adds up int32 without
+// saturation, so the products are those of every other ISA.
 #include <immintrin.h>
 
 #include <cstring>
@@ -11,9 +12,10 @@
 namespace lw::LW_ISA {
 namespace {
 
+constexpr std::size_t kTileQueries = 16;
 constexpr std::size_t kTileQuads = 16;  // quads in a tile of codes: 64 dimensions
 constexpr std::size_t kTileBytes = 1024;
-constexpr std::size_t kKeptTiles = 32;  // of queries, gathered once for all groups
+constexpr std::size_t kKeptTiles = 64;  // of queries, gathered once for all groups
 
 struct alignas(64) TileShapes {
   std::uint8_t palette = 1;
@@ -23,13 +25,13 @@ struct alignas(64) TileShapes {
   std::uint8_t rows[16] = {};
 };
 
-// The queries' codes of one stretch of at most 64 dimensions, zero behind its end.
-LW_INLINE void gather(const CodeQuery* queries, std::size_t n_queries, std::size_t begin, std::size_t end,
-                      std::int8_t* tile) {
-  std::memset(tile, 0, kTileBytes);
-  for (std::size_t q = 0; q < n_queries; ++q) {
-    std::memcpy(tile + q * kTileQuads * 4, queries[q].codes + 4 * begin, 4 * (end - begin));
-  }
+// Up to sixteen of the queries.
+struct Block {
+  std::size_t first, last;
+};
+
+LW_INLINE Block block_from(std::size_t first, std::size_t n_queries) {
+  return {first, first + kTileQueries < n_queries ? first + kTileQueries : n_queries};
 }
 
 // Where the stretch that begins at a quad ends.
@@ -42,43 +44,57 @@ LW_INLINE std::size_t stretch_end(std::size_t begin, std::size_t step_end) {
 struct QueryTiles {
   alignas(64) std::int8_t bytes[kKeptTiles * kTileBytes];
   const CodeQuery* queries;
-  std::size_t n_queries;
+  std::size_t n_stretches = 0;
   bool complete;
 
-  QueryTiles(const CodeFront& front, const CodeQuery* some, std::size_t n) : queries(some), n_queries(n) {
+  QueryTiles(const CodeFront& front, const CodeQuery* some, std::size_t n_queries) : queries(some) {
     std::size_t tile = 0;
-    for (std::size_t step = 0, begin = 0; step < front.n_steps; ++step) {
-      for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++tile) {
-        if (tile >= kKeptTiles) continue;
-        gather(queries, n_queries, begin, stretch_end(begin, front.ends[step]), bytes + tile * kTileBytes);
+    for (std::size_t first = 0; first < n_queries; first += kTileQueries) {
+      n_stretches = 0;
+      for (std::size_t step = 0, begin = 0; step < front.n_steps; ++step) {
+        for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++tile, ++n_stretches) {
+          if (tile < kKeptTiles)
+            gather(block_from(first, n_queries), begin, stretch_end(begin, front.ends[step]), tile);
+        }
       }
     }
     complete = tile <= kKeptTiles;
   }
 
-  const std::int8_t* get(std::size_t tile, std::size_t begin, std::size_t end) {
+  const std::int8_t* get(const Block& block, std::size_t stretch, std::size_t begin, std::size_t end) {
+    const std::size_t tile = block.first / kTileQueries * n_stretches + stretch;
     const std::size_t place = tile < kKeptTiles ? tile : kKeptTiles - 1;
-    if (!complete && place == kKeptTiles - 1) gather(queries, n_queries, begin, end, bytes + place * kTileBytes);
+    if (!complete && place == kKeptTiles - 1) gather(block, begin, end, place);
     return bytes + place * kTileBytes;
+  }
+
+  // The block's codes of one stretch of at most 64 dimensions, zero behind its end.
+  void gather(const Block& block, std::size_t begin, std::size_t end, std::size_t place) {
+    std::int8_t* const tile = bytes + place * kTileBytes;
+    std::memset(tile, 0, kTileBytes);
+    for (std::size_t q = block.first; q < block.last; ++q) {
+      std::memcpy(tile + (q - block.first) * kTileQuads * 4, queries[q].codes + 4 * begin, 4 * (end - begin));
+    }
   }
 };
 
 // Groups [first, first + 4): four sums, so that none waits for its own last product.
-LW_INLINE void screen_four(const CodeFront& front, std::size_t first, QueryTiles& tiles, const CheckedQueries& checked,
-                           std::uint16_t* alive, float* estimates, std::uint64_t* quads_read) {
-  alignas(64) std::int32_t products[4][kScreenQueries][kLanes];
+LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Block& block, QueryTiles& tiles,
+                           const CheckedQueries& checked, std::uint16_t* alive, float* estimates,
+                           std::uint64_t* quads_read) {
+  alignas(64) std::int32_t products[4][kTileQueries][kLanes];
   const std::size_t stride = front.n_quads * kLanes * 4;
   const std::int8_t* const codes = front.codes + first * stride;
   std::size_t begin = 0;
-  std::size_t tile = 0;
+  std::size_t stretch = 0;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (std::size_t step = 0; step < front.n_steps; ++step) {
-    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++tile) {
+    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++stretch) {
       const std::int8_t* const at = codes + begin * kLanes * 4;
-      _tile_loadd(4, tiles.get(tile, begin, stretch_end(begin, front.ends[step])), 64);
+      _tile_loadd(4, tiles.get(block, stretch, begin, stretch_end(begin, front.ends[step])), 64);
       _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
       _tile_loadd(6, at + stride, 64);
@@ -94,28 +110,29 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, QueryTiles
     _tile_stored(3, products[3], 64);
     bool any = false;
     for (std::size_t g = 0; g < 4; ++g) {
-      any |= check(front, first + g, step, checked, products[g], alive, estimates, quads_read);
+      any |= check(front, first + g, step, checked, block.first, block.last, products[g], alive, estimates, quads_read);
     }
     if (!any) return;
   }
 }
 
 // One group alone.
-LW_INLINE void screen_one(const CodeFront& front, std::size_t group, QueryTiles& tiles, const CheckedQueries& checked,
-                          std::uint16_t* alive, float* estimates, std::uint64_t* quads_read) {
-  alignas(64) std::int32_t products[kScreenQueries][kLanes];
+LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block& block, QueryTiles& tiles,
+                          const CheckedQueries& checked, std::uint16_t* alive, float* estimates,
+                          std::uint64_t* quads_read) {
+  alignas(64) std::int32_t products[kTileQueries][kLanes];
   const std::int8_t* const codes = front.codes + group * front.n_quads * kLanes * 4;
   std::size_t begin = 0;
-  std::size_t tile = 0;
+  std::size_t stretch = 0;
   _tile_zero(0);
   for (std::size_t step = 0; step < front.n_steps; ++step) {
-    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++tile) {
-      _tile_loadd(4, tiles.get(tile, begin, stretch_end(begin, front.ends[step])), 64);
+    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++stretch) {
+      _tile_loadd(4, tiles.get(block, stretch, begin, stretch_end(begin, front.ends[step])), 64);
       _tile_loadd(5, codes + begin * kLanes * 4, 64);
       _tile_dpbssd(0, 4, 5);
     }
     _tile_stored(0, products, 64);
-    if (!check(front, group, step, checked, products, alive, estimates, quads_read)) return;
+    if (!check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) return;
   }
 }
 
@@ -129,11 +146,20 @@ void screen_tile(const CodeFront& front, std::size_t n_groups, const CodeQuery* 
     shapes.rows[t] = 16;
   }
   _tile_loadconfig(&shapes);
-  const CheckedQueries checked(queries, n_queries, limits);
+  const CheckedQueries checked(front, queries, n_queries, limits);
   QueryTiles tiles(front, queries, n_queries);
-  std::size_t g = 0;
-  for (; g + 4 <= n_groups; g += 4) screen_four(front, g, tiles, checked, alive, estimates, quads_read);
-  for (; g < n_groups; ++g) screen_one(front, g, tiles, checked, alive, estimates, quads_read);
+  for (std::size_t g = 0; g < n_groups;) {
+    const bool four = g + 4 <= n_groups;
+    for (std::size_t first = 0; first < n_queries; first += kTileQueries) {
+      const Block block = block_from(first, n_queries);
+      if (four) {
+        screen_four(front, g, block, tiles, checked, alive, estimates, quads_read);
+      } else {
+        screen_one(front, g, block, tiles, checked, alive, estimates, quads_read);
+      }
+    }
+    g += four ? 4 : 1;
+  }
   _tile_release();
 }
 

@@ -79,7 +79,12 @@ struct Shortlist {
   static Shortlist of(const Request& request) {
     return {request.rerank, std::numeric_limits<float>::infinity(), {}, {}};
   }
-  Shortlist branch() const { return {size, bound, {}, {}}; }
+  void restart(const Shortlist& whole) {
+    size = whole.size;
+    bound = whole.bound;
+    entries.clear();
+    stats = {};
+  }
 
   void add(const Neighbor& entry) {
     if (entry.distance > bound) return;

@@ -90,6 +90,31 @@ void code_row(const Store& store, const CodePlan& plan, const Codes& codes, std:
   }
 }
 
+// A row that the front has not ruled out.
+struct Candidate {
+  float lower, estimate;
+  std::int64_t position;
+  friend bool operator<(const Candidate& a, const Candidate& b) {
+    return a.lower < b.lower || (a.lower == b.lower && a.position < b.position);
+  }
+};
+
+// Candidates that the bound may still rule out when it is tighter are put off.
+struct CodeSearch : Search {
+  std::vector<Candidate> deferred;
+
+  static CodeSearch of(const Request& request) { return {Search::of(request), {}}; }
+  void restart(const CodeSearch& whole) {
+    Search::restart(whole);
+    deferred.clear();
+  }
+};
+
+void merge(const CodeSearch& piece, CodeSearch& whole) {
+  merge(static_cast<const Search&>(piece), static_cast<Search&>(whole));
+  whole.deferred.insert(whole.deferred.end(), piece.deferred.begin(), piece.deferred.end());
+}
+
 // One query, ready to meet codes.
 class Query {
  public:
@@ -161,21 +186,21 @@ class Query {
     }
   }
 
-  void scan(const Range* ranges, std::size_t n_ranges, Search& search) const {
+  void scan(const Range* ranges, std::size_t n_ranges, CodeSearch& search) const {
     Scratch scratch;
     for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       std::uint16_t alive[kScreenGroups];
       begin(at, n, alive, search, scratch);
       const float highest = limit(search.best.bound());
       screen(at, n, highest, alive, scratch.estimates, search);
-      refine(at, n_groups(n), alive, scratch.estimates, highest, search, scratch);
+      pursue(at, n, alive, scratch.estimates, kLanes, highest, search, scratch);
     });
   }
 
   // The same for several queries, whose products with a run's codes are made together.
   static void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges,
-                        Search* searches) {
-    const auto tile = std::make_unique<Tile>();
+                        CodeSearch* searches) {
+    const auto tile = std::make_unique_for_overwrite<Tile>();
     for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       for (std::size_t first = 0; first < queries.size(); first += kScreenQueries) {
         run_tile(queries.data() + first, std::min(kScreenQueries, queries.size() - first), at, n, searches + first,
@@ -184,31 +209,58 @@ class Query {
     });
   }
 
- private:
-  struct Survivor {
-    float lower;
-    std::uint32_t offset;
-    friend bool operator<(const Survivor& a, const Survivor& b) {
-      return a.lower < b.lower || (a.lower == b.lower && a.offset < b.offset);
+  // Looks at the candidates put off: all of them at last, before that only if they have become many.
+  template <class Run>
+  void catch_up(bool last, const Run& run, CodeSearch& search) const {
+    if (!last && search.deferred.size() < kMostDeferred) return;
+    const float highest = limit(search.best.bound());
+    std::vector<Candidate>& deferred = search.deferred;
+    // Here and where candidates are gathered nothing branches on a bound: half of the branches would be guessed wrong.
+    std::size_t n_left = 0;
+    for (const Candidate& candidate : deferred) {
+      deferred[n_left] = candidate;
+      n_left += highest > candidate.lower ? 1 : 0;
     }
-  };
+    deferred.resize(n_left);
+    if (!last && deferred.size() < kMostDeferred / 2) return;
+    const std::size_t n_chunks = (deferred.size() + kRun - 1) / kRun;
+    std::vector<std::size_t> kept(n_chunks);
+    std::vector<std::uint64_t> dimensions(n_chunks);
+    run(n_chunks, [&](std::size_t chunk) {
+      Scratch scratch;
+      const std::size_t n = std::min(kRun, deferred.size() - chunk * kRun);
+      kept[chunk] = narrow(deferred.data() + chunk * kRun, n, highest, dimensions[chunk], scratch);
+    });
+    std::size_t m = 0;
+    for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
+      std::copy_n(deferred.data() + chunk * kRun, kept[chunk], deferred.data() + m);
+      m += kept[chunk];
+      search.stats.dimensions += dimensions[chunk];
+    }
+    settle_best(deferred.data(), m, search);
+    deferred.clear();
+  }
+
+ private:
+  static constexpr std::size_t kMostDeferred = 4096;
 
   struct Scratch {
     float estimates[kRun];
-    std::uint32_t offsets[kRun];
+    std::int64_t positions[kRun];
     std::int32_t products[kRun];
-    Survivor survivors[kRun];
+    Candidate candidates[kRun];
+    Candidate deferred[kRun];
   };
 
   struct Tile {
     CodeQuery queries[kScreenQueries];
     float limits[kScreenQueries];
     std::uint16_t alive[kScreenQueries][kScreenGroups];
-    float estimates[kScreenQueries][kRun];
+    float estimates[kScreenGroups][kScreenQueries][kLanes];
     Scratch scratch;
   };
 
-  static void run_tile(const Query* queries, std::size_t n_queries, std::size_t at, std::size_t n, Search* searches,
+  static void run_tile(const Query* queries, std::size_t n_queries, std::size_t at, std::size_t n, CodeSearch* searches,
                        Tile& tile) {
     for (std::size_t q = 0; q < n_queries; ++q) {
       tile.queries[q] = queries[q].code_query();
@@ -217,10 +269,11 @@ class Query {
     }
     std::uint64_t quads_read[kScreenQueries] = {};
     queries[0].kernels_.screen_tile(queries[0].front(at), n_groups(n), tile.queries, n_queries, tile.limits,
-                                    tile.alive[0], tile.estimates[0], quads_read);
+                                    tile.alive[0], tile.estimates[0][0], quads_read);
     for (std::size_t q = 0; q < n_queries; ++q) {
       searches[q].stats.dimensions += 4 * quads_read[q];
-      queries[q].refine(at, n_groups(n), tile.alive[q], tile.estimates[q], tile.limits[q], searches[q], tile.scratch);
+      queries[q].pursue(at, n, tile.alive[q], tile.estimates[0][q], kScreenQueries * kLanes, tile.limits[q],
+                        searches[q], tile.scratch);
     }
   }
 
@@ -310,82 +363,106 @@ class Query {
     std::uint16_t screened[kScreenGroups];
     std::copy_n(alive, n_groups(n), screened);
     screen(at, n, std::numeric_limits<float>::infinity(), screened, scratch.estimates, search);
-    Survivor* const candidates = scratch.survivors;
+    Candidate* const candidates = scratch.candidates;
     std::size_t m = 0;
-    for_each_alive(screened, n_groups(n),
-                   [&](std::uint32_t offset) { candidates[m++] = {scratch.estimates[offset], offset}; });
+    for_each_alive(screened, n_groups(n), [&](std::uint32_t offset) {
+      candidates[m++] = {scratch.estimates[offset], 0.0f, static_cast<std::int64_t>(offset)};
+    });
     const std::size_t n_best = std::min(m, 2 * std::max<std::size_t>(request_.k, 8));
     std::partial_sort(candidates, candidates + n_best, candidates + m);
     std::int64_t rows[kRun];
     for (std::size_t i = 0; i < n_best; ++i) {
-      const std::uint32_t offset = candidates[i].offset;
+      const auto offset = static_cast<std::size_t>(candidates[i].position);
       rows[i] = store_.row(at + offset);
       alive[offset / kLanes] &= static_cast<std::uint16_t>(~(1u << offset % kLanes));
     }
     settle(kernels_, store_, query_, rows, n_best, search);
   }
 
+  // Follows up what the front leaves of a run: those that are in by their estimate at once, because they tighten the
+  // bound; the others may be out by the time that catch_up looks at them. Estimates of a group lie `stride` apart from
+  // those of the next.
+  void pursue(std::size_t at, std::size_t n, const std::uint16_t* alive, const float* estimates, std::size_t stride,
+              float highest, CodeSearch& search, Scratch& scratch) const {
+    const std::size_t step = plan_.n_front_steps - 1;
+    const std::uint16_t* const residuals = codes_.residuals + at;
+    const std::uint16_t* const tails = codes_.tails + step * codes_.tail_stride + at;
+    Candidate* const near = scratch.candidates;
+    Candidate* const far = scratch.deferred;
+    std::size_t m = 0;
+    std::size_t n_far = 0;
+    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) {
+      const float estimate = estimates[offset / kLanes * stride + offset % kLanes];
+      const float lower = estimate - front_residual_weight_ * from_bf16(residuals[offset]) -
+                          tail_weights_[step] * from_bf16(tails[offset]);
+      near[m] = far[n_far] = {lower, estimate, static_cast<std::int64_t>(at + offset)};
+      const bool in = highest > estimate;
+      m += in ? 1 : 0;
+      n_far += in ? 0 : 1;
+    });
+    search.deferred.insert(search.deferred.end(), far, far + n_far);
+    m = narrow(near, m, highest, search.stats.dimensions, scratch);
+    settle_best(near, m, search);
+  }
+
   // Products of the query's codes with those of m rows, dimensions [begin, end) of the body.
-  void body_products(const std::int8_t* codes, std::int32_t sum, std::size_t begin, std::size_t end,
-                     const std::int8_t* body, const std::uint32_t* offsets, std::size_t m, std::int32_t* out) const {
+  void body_products(const std::int8_t* codes, std::int32_t sum, std::size_t begin, std::size_t end, std::size_t m,
+                     Scratch& scratch) const {
     const std::size_t read = plan_.body_read();
     const std::size_t n = (end - begin + read - 1) / read * read;
     const auto dot = plan_.body_bits == 8 ? kernels_.dot_codes : kernels_.dot_nibbles;
-    dot(codes + begin, sum, body + (begin - plan_.n_front) * 64 / read, plan_.body_stride(), offsets, m, n, out);
+    dot(codes + begin, sum, codes_.body + (begin - plan_.n_front) * 64 / read, plan_.body_stride(), scratch.positions,
+        m, n, scratch.products);
   }
 
-  // The body's steps for the survivors of the front, then their rows, most promising first.
-  void refine(std::size_t at, std::size_t n_groups, const std::uint16_t* alive, float* estimates, float first_limit,
-              Search& search, Scratch& scratch) const {
-    std::uint32_t* const offsets = scratch.offsets;
-    Survivor* const survivors = scratch.survivors;
-    std::size_t m = 0;
-    for_each_alive(alive, n_groups, [&](std::uint32_t offset) { offsets[m++] = offset; });
-    const std::size_t stride = plan_.body_stride();
-    const std::int8_t* const body = codes_.body + at * stride;
+  // The body's steps: keeps those of m candidates, at most kRun, whose lower bound stays below the limit. Returns how
+  // many.
+  std::size_t narrow(Candidate* candidates, std::size_t m, float highest, std::uint64_t& dimensions,
+                     Scratch& scratch) const {
     // Takes scale * products off the estimates, and keeps whom the new lower bound does.
     const auto keep = [&](float scale, float residual_weight, std::size_t step) {
-      const std::uint16_t* const residuals = codes_.residuals + at;
       const bool tailless = step >= plan_.n_tails();
-      const std::uint16_t* const tails = tailless ? residuals : codes_.tails + step * codes_.tail_stride + at;
+      const std::uint16_t* const tails = tailless ? codes_.residuals : codes_.tails + step * codes_.tail_stride;
       const float tail_weight = tailless ? 0.0f : tail_weights_[step];
       std::size_t kept = 0;
       for (std::size_t i = 0; i < m; ++i) {
-        const std::uint32_t offset = offsets[i];
-        const float estimate = estimates[offset] - scale * static_cast<float>(scratch.products[i]);
-        const float lower =
-            estimate - residual_weight * from_bf16(residuals[offset]) - tail_weight * from_bf16(tails[offset]);
-        estimates[offset] = estimate;
-        offsets[kept] = offset;
-        survivors[kept] = {lower, offset};
-        kept += first_limit > lower ? 1 : 0;
+        const std::int64_t position = candidates[i].position;
+        const float estimate = candidates[i].estimate - scale * static_cast<float>(scratch.products[i]);
+        const float lower = estimate - residual_weight * from_bf16(codes_.residuals[position]) -
+                            tail_weight * from_bf16(tails[position]);
+        candidates[kept] = {lower, estimate, position};
+        scratch.positions[kept] = position;
+        kept += highest > lower ? 1 : 0;
       }
       m = kept;
     };
+    for (std::size_t i = 0; i < m; ++i) scratch.positions[i] = candidates[i].position;
     for (std::size_t step = plan_.n_front_steps; step < plan_.n_steps && m > 0; ++step) {
       const std::size_t begin = plan_.ends[step - 1];
-      body_products(code_.data(), sums_[step], begin, plan_.ends[step], body, offsets, m, scratch.products);
-      search.stats.dimensions += m * (plan_.ends[step] - begin);
+      body_products(code_.data(), sums_[step], begin, plan_.ends[step], m, scratch);
+      dimensions += m * (plan_.ends[step] - begin);
       keep(body_scale_, residual_weight_, step);
     }
-    if (m == 0) return;
     const std::size_t last = plan_.n_steps - 1;
-    if (last >= plan_.n_front_steps) {
-      body_products(fine_.data(), fine_sum_, plan_.n_front, plan_.ends[last], body, offsets, m, scratch.products);
+    if (m > 0 && last >= plan_.n_front_steps) {
+      body_products(fine_.data(), fine_sum_, plan_.n_front, plan_.ends[last], m, scratch);
       keep(fine_scale_, fine_residual_weight_, last);
-    } else {
-      std::fill_n(scratch.products, m, 0);
-      keep(0.0f, front_residual_weight_, last);
     }
-    std::sort(survivors, survivors + m);
+    return m;
+  }
+
+  // Scores candidates' rows, most promising first.
+  void settle_best(Candidate* candidates, std::size_t m, Search& search) const {
+    std::sort(candidates, candidates + m);
     constexpr std::size_t kTogether = 8;
     std::int64_t rows[kTogether];
     for (std::size_t first = 0; first < m;) {
       std::size_t n = 0;
       // Sorted by their lower bound: behind one that is out all are.
       const float now = limit(search.best.bound());
-      while (n < kTogether && first < m && now > survivors[first].lower)
-        rows[n++] = store_.row(at + survivors[first++].offset);
+      while (n < kTogether && first < m && now > candidates[first].lower) {
+        rows[n++] = store_.row(static_cast<std::size_t>(candidates[first++].position));
+      }
       settle(kernels_, store_, query_, rows, n, search);
       if (n < kTogether) return;
     }
@@ -442,7 +519,8 @@ struct Plan {
     return queries;
   }
 
-  void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges, Search* searches) const {
+  void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges,
+                 CodeSearch* searches) const {
     Query::scan_tile(queries, ranges, n_ranges, searches);
   }
 };
@@ -507,7 +585,8 @@ bool project_all(const Kernels& kernels, const CodePlan& plan, const float* x, s
 
 bool scan_codes(const Kernels& kernels, const Store& store, const CodePlan& plan, const Codes& codes,
                 const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
-  return search_lists(store, request, Plan{kernels, store, plan, codes, request}, output, n_threads, interrupt);
+  return search_lists<CodeSearch>(store, request, Plan{kernels, store, plan, codes, request}, output, n_threads,
+                                  interrupt);
 }
 
 }  // namespace lw

@@ -28,6 +28,11 @@ void for_each_run(const Range* ranges, std::size_t n_ranges, const Visit& visit)
 // Fills a run's masks with the candidates that the request allows. Returns their number.
 inline std::size_t allow(const Store& store, const Request& request, std::size_t at, std::size_t n,
                          std::uint16_t* alive) {
+  if (request.allowed == nullptr) {
+    std::fill_n(alive, n_groups(n), std::uint16_t{0xFFFF});
+    if (n % kLanes != 0) alive[n / kLanes] = static_cast<std::uint16_t>((1u << n % kLanes) - 1);
+    return n;
+  }
   std::size_t n_candidates = 0;
   for (std::size_t first = 0; first < n; first += 64) {
     const std::uint64_t mask = allowed_mask(store, request, at + first, std::min<std::size_t>(64, n - first));

@@ -63,10 +63,17 @@ inline void merge(const Search& piece, Search& whole) {
   whole.stats.settled += piece.stats.settled;
 }
 
+// For queries that put nothing off.
+template <class Query, class Run, class Search>
+void catch_up(const Query& query, bool last, const Run& run, Search& search) {
+  if constexpr (requires { query.catch_up(last, run, search); }) query.catch_up(last, run, search);
+}
+
 // Plan::prepare(first, n) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges, search),
 // which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries at once.
-// output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has of, branch
-// and merge of its own.
+// output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has of,
+// restart and merge of its own. What a query puts off while it scans it is asked for after every wave, by
+// catch_up(last, run, search): run(n, work) calls work(0), ..., work(n - 1), maybe side by side.
 template <class Search = lw::Search, class Plan, class Output>
 [[nodiscard]] bool search_lists(const Store& store, const Request& request, const Plan& plan, const Output& output,
                                 std::size_t n_threads, const Interrupt& interrupt) {
@@ -79,19 +86,25 @@ template <class Search = lw::Search, class Plan, class Output>
   if (request.n_queries < 2 * n_threads) {
     const auto queries = plan.prepare(0, request.n_queries);
     std::vector<Search> parts(kPiecesPerWave, Search::of(request));
+    bool finished = true;
+    const auto run = [&](std::size_t n, const auto& work) {
+      finished = finished && parallel_for(n, n_threads, interrupt, [&](std::size_t i, std::size_t) { work(i); });
+    };
     for (std::size_t q = 0; q < request.n_queries; ++q) {
       const Pieces work(store, probes(q), request.n_probe);
       Search whole = Search::of(request);
       for (std::size_t first = 0; first < work.pieces.size();) {
         const std::size_t n = work.wave(first);
-        const bool finished = parallel_for(n, n_threads, interrupt, [&](std::size_t i, std::size_t) {
+        run(n, [&](std::size_t i) {
           const Piece& piece = work.pieces[first + i];
-          parts[i] = whole.branch();
+          parts[i].restart(whole);
           queries[q].scan(work.ranges.data() + piece.first, piece.last - piece.first, parts[i]);
         });
         if (!finished) return false;
         for (std::size_t i = 0; i < n; ++i) merge(parts[i], whole);
         first += n;
+        catch_up(queries[q], first == work.pieces.size(), run, whole);
+        if (!finished) return false;
       }
       output.take(q, request.k, whole);
     }
@@ -102,23 +115,28 @@ template <class Search = lw::Search, class Plan, class Output>
   const std::size_t n_tile =
       request.probes != nullptr ? 1 : std::clamp<std::size_t>(request.n_queries / (2 * n_threads), 1, kQueriesPerTile);
   const std::size_t n_tiles = (request.n_queries + n_tile - 1) / n_tile;
-  return parallel_for(n_tiles, n_threads, interrupt, [&](std::size_t tile, std::size_t) {
+  std::vector<std::vector<Search>> parts_of(n_threads);
+  return parallel_for(n_tiles, n_threads, interrupt, [&](std::size_t tile, std::size_t worker) {
+    std::vector<Search>& parts = parts_of[worker];
     const std::size_t q0 = tile * n_tile;
     const std::size_t n = std::min(n_tile, request.n_queries - q0);
     const auto queries = plan.prepare(q0, n);
     const Pieces work(store, probes(q0), request.n_probe);
     std::vector<Search> whole(n, Search::of(request));
-    std::vector<Search> parts;
+    const auto run = [](std::size_t n_works, const auto& one) {
+      for (std::size_t i = 0; i < n_works; ++i) one(i);
+    };
     for (std::size_t first = 0; first < work.pieces.size();) {
       const std::size_t n_pieces = work.wave(first);
-      parts.clear();
+      parts.resize(std::max(parts.size(), n_pieces * n), Search::of(request));
       for (std::size_t i = 0; i < n_pieces; ++i) {
         const Piece& piece = work.pieces[first + i];
-        for (std::size_t q = 0; q < n; ++q) parts.push_back(whole[q].branch());
+        for (std::size_t q = 0; q < n; ++q) parts[i * n + q].restart(whole[q]);
         plan.scan_tile(queries, work.ranges.data() + piece.first, piece.last - piece.first, parts.data() + i * n);
       }
-      for (std::size_t i = 0; i < parts.size(); ++i) merge(parts[i], whole[i % n]);
+      for (std::size_t i = 0; i < n_pieces * n; ++i) merge(parts[i], whole[i % n]);
       first += n_pieces;
+      for (std::size_t q = 0; q < n; ++q) catch_up(queries[q], first == work.pieces.size(), run, whole[q]);
     }
     for (std::size_t q = 0; q < n; ++q) output.take(q0 + q, request.k, whole[q]);
   });

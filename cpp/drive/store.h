@@ -75,8 +75,12 @@ struct Search {
   ScanStats stats;
 
   static Search of(const Request& request) { return {TopK(request.k, request.radius), {}, {}}; }
-  // What a piece of the work starts from.
-  Search branch() const { return {best, {}, {}}; }
+  // Begins a piece of the work of `whole`, in memory that is there already.
+  void restart(const Search& whole) {
+    best = whole.best;
+    found.clear();
+    stats = {};
+  }
 };
 
 // Where answers go: rows of arrays, or with a radius one list a query.
