@@ -174,7 +174,8 @@ struct Plan {
   const Bits& bits;
   const Request& request;
 
-  std::vector<Query> prepare(std::size_t first, std::size_t n) const {
+  template <class Run>
+  std::vector<Query> prepare(std::size_t first, std::size_t n, const Run&) const {
     const std::vector<const float*> from = rows_of(request.queries + first * store.dim, n, store.dim);
     const Projected projected(kernels, plan, from.data(), n);
     std::vector<Query> queries;

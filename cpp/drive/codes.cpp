@@ -37,17 +37,25 @@ std::size_t body_length(const CodePlan& plan) {
 
 std::size_t n_panels(const CodePlan& plan) { return (plan.dim + kLanes - 1) / kLanes; }
 
+// x - center for n vectors, `stride` floats apart; zero where x is null.
+void center(const CodePlan& plan, const float* const* x, std::size_t n, std::size_t stride, float* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t d = 0; d < plan.dim; ++d) {
+      out[i * stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - plan.center[d];
+    }
+  }
+}
+
 // Projects n vectors; out holds n_panels * kLanes floats each, centred n * dim.
 void project(const Kernels& kernels, const CodePlan& plan, const float* const* x, std::size_t n, float* centred,
              float* out) {
   const std::size_t stride = n_panels(plan) * kLanes;
-  float* const to = plan.panels == nullptr ? out : centred;
-  const std::size_t to_stride = plan.panels == nullptr ? stride : plan.dim;
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t d = 0; d < plan.dim; ++d)
-      to[i * to_stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - plan.center[d];
+  if (plan.panels == nullptr) {
+    center(plan, x, n, stride, out);
+  } else {
+    center(plan, x, n, plan.dim, centred);
+    kernels.project(centred, n, plan.dim, plan.panels, n_panels(plan), out);
   }
-  if (plan.panels != nullptr) kernels.project(centred, n, plan.dim, plan.panels, n_panels(plan), out);
 }
 
 // Codes the row x, whose projection is y, as position `at`.
@@ -223,17 +231,18 @@ class Query {
     }
     deferred.resize(n_left);
     if (!last && deferred.size() < kMostDeferred / 2) return;
-    const std::size_t n_chunks = (deferred.size() + kRun - 1) / kRun;
+    const std::size_t n_chunks = (deferred.size() + kDeferredPerChunk - 1) / kDeferredPerChunk;
     std::vector<std::size_t> kept(n_chunks);
     std::vector<std::uint64_t> dimensions(n_chunks);
     run(n_chunks, [&](std::size_t chunk) {
       Scratch scratch;
-      const std::size_t n = std::min(kRun, deferred.size() - chunk * kRun);
-      kept[chunk] = narrow(deferred.data() + chunk * kRun, n, highest, dimensions[chunk], scratch);
+      const std::size_t first = chunk * kDeferredPerChunk;
+      const std::size_t n = std::min(kDeferredPerChunk, deferred.size() - first);
+      kept[chunk] = narrow(deferred.data() + first, n, highest, dimensions[chunk], scratch);
     });
     std::size_t m = 0;
     for (std::size_t chunk = 0; chunk < n_chunks; ++chunk) {
-      std::copy_n(deferred.data() + chunk * kRun, kept[chunk], deferred.data() + m);
+      std::copy_n(deferred.data() + chunk * kDeferredPerChunk, kept[chunk], deferred.data() + m);
       m += kept[chunk];
       search.stats.dimensions += dimensions[chunk];
     }
@@ -243,6 +252,7 @@ class Query {
 
  private:
   static constexpr std::size_t kMostDeferred = 4096;
+  static constexpr std::size_t kDeferredPerChunk = 128;
 
   struct Scratch {
     float estimates[kRun];
@@ -498,6 +508,10 @@ class Query {
   }
 };
 
+// Queries too few to share their projection, which threads share then.
+constexpr std::size_t kFew = 4;
+constexpr std::size_t kPanelsPerChunk = 8;
+
 struct Plan {
   const Kernels& kernels;
   const Store& store;
@@ -505,12 +519,25 @@ struct Plan {
   const Codes& codes;
   const Request& request;
 
-  std::vector<Query> prepare(std::size_t first, std::size_t n) const {
+  template <class Run>
+  std::vector<Query> prepare(std::size_t first, std::size_t n, const Run& run) const {
     const std::size_t stride = n_panels(plan) * kLanes;
     const std::vector<const float*> from = rows_of(request.queries + first * store.dim, n, store.dim);
     std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
     std::vector<float> z(n * stride);
-    project(kernels, plan, from.data(), n, centred.data(), z.data());
+    if (n >= kFew || plan.panels == nullptr) {
+      project(kernels, plan, from.data(), n, centred.data(), z.data());
+    } else {
+      // The axes are more than a cache holds, and a query alone waits for all of them.
+      center(plan, from.data(), n, plan.dim, centred.data());
+      const std::size_t n_chunks = (n_panels(plan) + kPanelsPerChunk - 1) / kPanelsPerChunk;
+      run(n * n_chunks, [&](std::size_t i) {
+        const std::size_t panel = i % n_chunks * kPanelsPerChunk;
+        kernels.project(centred.data() + i / n_chunks * plan.dim, 1, plan.dim, plan.panels + panel * kLanes * plan.dim,
+                        std::min(kPanelsPerChunk, n_panels(plan) - panel),
+                        z.data() + i / n_chunks * stride + panel * kLanes);
+      });
+    }
     std::vector<Query> queries;
     queries.reserve(n);
     for (std::size_t i = 0; i < n; ++i) {

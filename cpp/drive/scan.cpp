@@ -147,7 +147,8 @@ struct Plan {
   const Blocks& blocks;
   const Request& request;
 
-  std::vector<Query> prepare(std::size_t first, std::size_t n) const {
+  template <class Run>
+  std::vector<Query> prepare(std::size_t first, std::size_t n, const Run&) const {
     std::vector<Query> queries;
     queries.reserve(n);
     for (std::size_t q = first; q < first + n; ++q) {

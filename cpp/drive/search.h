@@ -12,7 +12,7 @@ namespace lw {
 
 // A piece of a query's work: consecutive ranges with one running bound. Its size is fixed, so that the pruning, and
 // with it an inexact answer, is the same for any number of threads and queries.
-inline constexpr std::size_t kPositionsPerPiece = 4096;
+inline constexpr std::size_t kPositionsPerPiece = 2048;
 inline constexpr std::size_t kPiecesPerWave = 64;
 // Queries that look at a piece while it is in the cache.
 inline constexpr std::size_t kQueriesPerTile = 64;
@@ -69,10 +69,10 @@ void catch_up(const Query& query, bool last, const Run& run, Search& search) {
   if constexpr (requires { query.catch_up(last, run, search); }) query.catch_up(last, run, search);
 }
 
-// Plan::prepare(first, n) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges, search),
-// which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries at once.
-// output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has of,
-// restart and merge of its own. What a query puts off while it scans it is asked for after every wave, by
+// Plan::prepare(first, n, run) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges,
+// search), which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries
+// at once. output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has
+// of, restart and merge of its own. What a query puts off while it scans it is asked for after every wave, by
 // catch_up(last, run, search): run(n, work) calls work(0), ..., work(n - 1), maybe side by side.
 template <class Search = lw::Search, class Plan, class Output>
 [[nodiscard]] bool search_lists(const Store& store, const Request& request, const Plan& plan, const Output& output,
@@ -84,12 +84,13 @@ template <class Search = lw::Search, class Plan, class Output>
 
   // Few queries share the threads within each of them, many are dealt out whole: the answers are the same.
   if (request.n_queries < 2 * n_threads) {
-    const auto queries = plan.prepare(0, request.n_queries);
-    std::vector<Search> parts(kPiecesPerWave, Search::of(request));
     bool finished = true;
     const auto run = [&](std::size_t n, const auto& work) {
       finished = finished && parallel_for(n, n_threads, interrupt, [&](std::size_t i, std::size_t) { work(i); });
     };
+    const auto queries = plan.prepare(0, request.n_queries, run);
+    if (!finished) return false;
+    std::vector<Search> parts(kPiecesPerWave, Search::of(request));
     for (std::size_t q = 0; q < request.n_queries; ++q) {
       const Pieces work(store, probes(q), request.n_probe);
       Search whole = Search::of(request);
@@ -120,12 +121,12 @@ template <class Search = lw::Search, class Plan, class Output>
     std::vector<Search>& parts = parts_of[worker];
     const std::size_t q0 = tile * n_tile;
     const std::size_t n = std::min(n_tile, request.n_queries - q0);
-    const auto queries = plan.prepare(q0, n);
-    const Pieces work(store, probes(q0), request.n_probe);
-    std::vector<Search> whole(n, Search::of(request));
     const auto run = [](std::size_t n_works, const auto& one) {
       for (std::size_t i = 0; i < n_works; ++i) one(i);
     };
+    const auto queries = plan.prepare(q0, n, run);
+    const Pieces work(store, probes(q0), request.n_probe);
+    std::vector<Search> whole(n, Search::of(request));
     for (std::size_t first = 0; first < work.pieces.size();) {
       const std::size_t n_pieces = work.wave(first);
       parts.resize(std::max(parts.size(), n_pieces * n), Search::of(request));

@@ -22,6 +22,17 @@ namespace {
 
 constexpr auto kBetweenLooks = std::chrono::milliseconds(50);
 
+// A search is many short loops, one soon after the other: a thread looks around for this long before it sleeps, which
+// would cost more than the loop itself.
+constexpr auto kAwake = std::chrono::microseconds(50);
+
+// Waits for a short while for what is likely to come soon. Gives way to whoever wants the core.
+template <class Condition>
+void stay_awake_until(const Condition& condition) {
+  const auto begin = std::chrono::steady_clock::now();
+  while (!condition() && std::chrono::steady_clock::now() - begin < kAwake) std::this_thread::yield();
+}
+
 struct Job {
   std::size_t n_pieces;
   std::size_t max_workers;
@@ -29,8 +40,8 @@ struct Job {
   std::atomic<std::size_t> next_piece{0};
   std::atomic<bool> stop{false};
   // The rest is guarded by the pool's mutex.
-  std::size_t workers_joined = 1;  // the caller is worker 0
-  std::size_t workers_inside = 1;
+  std::size_t workers_joined = 1;              // the caller is worker 0
+  std::atomic<std::size_t> workers_inside{1};  // also read without it
   std::exception_ptr error;
 };
 
@@ -45,6 +56,7 @@ class Pool {
         const std::lock_guard lock(mutex_);
         hire(job->max_workers - 1);
         jobs_.push_back(job);
+        n_jobs_ = jobs_.size();
       }
       for (std::size_t i = 1; i < job->max_workers; ++i) wake_.notify_one();
     }
@@ -52,6 +64,11 @@ class Pool {
     std::unique_lock lock(mutex_);
     withdraw(job);
     leave(*job);
+    if (job->workers_inside != 0) {
+      lock.unlock();
+      stay_awake_until([&] { return job->workers_inside == 0; });
+      lock.lock();
+    }
     // The last pieces are still running elsewhere: wait for them, and keep looking for Ctrl-C.
     while (job->workers_inside != 0) {
       done_.wait_for(lock, kBetweenLooks);
@@ -100,8 +117,10 @@ class Pool {
   }
 
   void work() {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(mutex_, std::defer_lock);
     for (;;) {
+      stay_awake_until([this] { return n_jobs_ > 0; });
+      lock.lock();
       wake_.wait(lock, [this] { return !jobs_.empty(); });
       const std::shared_ptr<Job> job = jobs_.front();
       const std::size_t worker = job->workers_joined++;
@@ -112,6 +131,7 @@ class Pool {
       lock.lock();
       withdraw(job);
       leave(*job);
+      lock.unlock();
     }
   }
 
@@ -120,6 +140,7 @@ class Pool {
     for (auto it = jobs_.begin(); it != jobs_.end(); ++it) {
       if (*it == job) {
         jobs_.erase(it);
+        n_jobs_ = jobs_.size();
         return;
       }
     }
@@ -134,6 +155,7 @@ class Pool {
   std::condition_variable wake_;
   std::condition_variable done_;
   std::deque<std::shared_ptr<Job>> jobs_;
+  std::atomic<std::size_t> n_jobs_{0};  // jobs_.size(), to be read without the mutex
   std::size_t n_workers_ = 0;
 };
 

@@ -248,8 +248,10 @@ def packed(axes: Floats) -> Floats:
 
 def _body_steps(n_front: int, whole: int, bits: int) -> list[int]:
     """Return the steps behind the front: one line of 64 bytes, four, sixteen, the rest."""
-    steps, length = [], 64 * 8 // bits
-    while n_front + length < whole:
+    steps, line = [], 64 * 8 // bits
+    length = line
+    # A step saves nothing if what follows it lies in a line that it reads, or in the next.
+    while n_front + length + line // 2 < whole:
         steps.append(n_front + length)
         length *= 4
     return [*steps, whole] if n_front < whole else []
