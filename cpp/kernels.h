@@ -64,8 +64,30 @@ struct BitQuery {
   float step;
 };
 
+// Steps of the fine code in one of the coarse code.
+inline constexpr float kFineSteps = 254.0f;
+
+// What a row's two codes say of it: x is about scale * (coarse + fine / kFineSteps).
+struct RowCode {
+  float scale;  // 0 if no coordinate is large enough for a code
+  float norm2;  // |x|^2
+  // Of what the coarse codes leave, and of what both do, in steps of the coarse code.
+  float coarse2;
+  float residual2;
+};
+
+// Coded centroids of one scale, sixteen in a panel. Quad j (dimensions 4j to 4j + 3) of lane l in panel p is the four
+// coarse codes at codes[2 * p * stride * kLanes + (j * kLanes + l) * 4]; the fine codes lie stride * kLanes behind.
+struct CodedPanels {
+  const std::int8_t* codes;
+  const float* bias;  // [n * kLanes], -inf for padding
+  std::size_t n;
+};
+
 struct Kernels {
   const char* name;
+  // Whether assign_codes is faster than assign, as measured: three integer products for a float one.
+  bool codes_pay;
 
   // check/finite.cpp
   // Whether none of n floats is NaN or infinite, nor becomes so if multiplied by scale.
@@ -152,6 +174,28 @@ struct Kernels {
                  std::size_t n_panels, std::size_t dim, void* scratch, std::int32_t* labels, float* scores,
                  float* runner_ups);
 
+  // assign/add_rows.cpp
+  // sum[d] += weights[ids[i]] * rows[ids[i] * dim + d] for i = 0, 1, ..., n - 1, each rounded; weights may be null
+  // for 1.
+  void (*add_rows)(const float* rows, const std::size_t* ids, std::size_t n, std::size_t dim, const double* weights,
+                   double* sum);
+
+  // assign/code_rows.cpp
+  // Codes n rows of `dim` floats, less `shift`; `stride` is dim rounded up to a multiple of 64, and codes behind dim
+  // are zero. The coarse codes of row i for dimensions [d, d + 64) lie at codes[i / kLanes * kLanes * 2 * stride + d *
+  // 2 * kLanes + i % kLanes * 64], the fine ones 64 * kLanes behind. A row's scale is its largest coordinate, or
+  // `least` if that is more, over 127.
+  void (*code_rows)(const float* rows, std::size_t n, std::size_t dim, const float* shift, float least,
+                    std::size_t stride, std::int8_t* codes, RowCode* facts);
+
+  // assign/assign_codes.cpp
+  // Each of n_points points (a multiple of kLanes) meets all centroids: with the products p of coarse codes and q of
+  // coarse with fine ones, both ways, the score is (kFineSteps * p + q) + weights[i] * bias[j]. near[i] is the label of
+  // the best if all others are more than doubts[i] behind it, otherwise -1. `scratch` holds n_points * 3 * kLanes words
+  // of 32 bits: afterwards the best score of every lane, its panel, and the best beside it. At most 65,536 dimensions.
+  void (*assign_codes)(const std::int8_t* points, std::size_t n_points, std::size_t stride, const float* weights,
+                       const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near);
+
   // keyed/threefry.cpp
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
   void (*threefry)(const std::uint64_t key[2], const std::uint64_t* counter0, std::uint64_t counter1, std::size_t n,
@@ -172,6 +216,8 @@ struct Kernels {
   void screen_bits(const BitRows&, std::size_t, const BitQuery&, float, std::uint16_t*, float*);                      \
   void assign(const float*, std::size_t, const float*, const float*, std::size_t, std::size_t, void*, std::int32_t*,  \
               float*, float*);                                                                                        \
+  void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
+  void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
   }
@@ -181,6 +227,8 @@ struct Kernels {
   namespace ISA {                                                                                                      \
   void screen_tile(const CodeFront&, std::size_t, const CodeQuery*, std::size_t, const float*, std::uint16_t*, float*, \
                    std::uint64_t*);                                                                                    \
+  void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
+                    void*, std::int32_t*);                                                                             \
   }
 #define LW_DECLARE_CODE_KERNELS(ISA)                                                                                  \
   LW_DECLARE_TILE_KERNELS(ISA)                                                                                        \
@@ -194,11 +242,11 @@ struct Kernels {
 
 // One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on
 // codes and all others from.
-#define LW_KERNEL_ROW(ISA, TILES, CODES, BASE)                                                            \
-  Kernels {                                                                                               \
-    #ISA, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
-        BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,     \
-        BASE::screen_bits, BASE::assign, BASE::threefry                                                   \
+#define LW_KERNEL_ROW(ISA, TILES, CODES, BASE, CODES_PAY)                                                            \
+  Kernels {                                                                                                          \
+    #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
+        BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
+        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::threefry        \
   }
 
 LW_DECLARE_KERNELS(scalar)

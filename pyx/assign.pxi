@@ -3,21 +3,25 @@
 cdef extern from "drive/assign.h" namespace "lw" nogil:
     cbool c_assign "lw::assign"(const CKernels&, Metric, const float*, size_t, size_t, const float*, size_t, int32_t*,
                                 float*, size_t, const Interrupt&) except +
-    cbool c_cluster_sums "lw::cluster_sums"(const float*, size_t, size_t, const int32_t*, const double*, size_t,
-                                            double*, double*, int64_t*, size_t, const Interrupt&) except +
+    cbool c_cluster_sums "lw::cluster_sums"(const CKernels&, const float*, size_t, size_t, const int32_t*,
+                                            const double*, size_t, double*, double*, int64_t*, size_t,
+                                            const Interrupt&) except +
 
 
 def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[:, ::1] centroids, int32_t[::1] labels,
            float[::1] distances, size_t n_threads):
-    """Nearest centroid of every point, and the distance to it."""
+    """Nearest centroid of every point, and the distance to it; distances may be None."""
     cdef size_t n = points.shape[0], dim = points.shape[1], k = centroids.shape[0]
     expect(points.shape[1] == centroids.shape[1] and k > 0 and dim > 0, "assign shapes")
-    expect(labels.shape[0] == points.shape[0] and distances.shape[0] == points.shape[0], "assign out")
+    expect(labels.shape[0] == points.shape[0], "assign out")
     cdef Metric m = to_metric(metric)
     cdef const float* point = &points[0, 0]
     cdef const float* centroid = &centroids[0, 0]
     cdef int32_t* label = &labels[0]
-    cdef float* distance = &distances[0]
+    cdef float* distance = NULL
+    if distances is not None:
+        expect(distances.shape[0] == points.shape[0], "assign out")
+        distance = &distances[0]
     cdef Interrupt interrupt = ctrl_c()
     cdef cbool finished
     with nogil:
@@ -25,8 +29,8 @@ def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[
     finish(finished)
 
 
-def cluster_sums(const float[:, ::1] points, const int32_t[::1] labels, const double[::1] weights, double[:, ::1] sums,
-                 double[::1] totals, int64_t[::1] counts, size_t n_threads):
+def cluster_sums(Kernels kernels, const float[:, ::1] points, const int32_t[::1] labels, const double[::1] weights,
+                 double[:, ::1] sums, double[::1] totals, int64_t[::1] counts, size_t n_threads):
     """Sum, total weight and number of the points of every cluster; weights may be None."""
     cdef size_t n = points.shape[0], dim = points.shape[1], k = sums.shape[0], i
     expect(labels.shape[0] == points.shape[0] and sums.shape[1] == points.shape[1], "sums shapes")
@@ -45,5 +49,6 @@ def cluster_sums(const float[:, ::1] points, const int32_t[::1] labels, const do
     cdef Interrupt interrupt = ctrl_c()
     cdef cbool finished
     with nogil:
-        finished = c_cluster_sums(point, n, dim, label, weight, k, target, total, count, n_threads, interrupt)
+        finished = c_cluster_sums(kernels.row[0], point, n, dim, label, weight, k, target, total, count, n_threads,
+                                  interrupt)
     finish(finished)

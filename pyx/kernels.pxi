@@ -30,6 +30,12 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         const uint8_t* tables
         int32_t total
         float step
+    cdef cppclass RowCode:
+        pass
+    cdef cppclass CodedPanels:
+        const int8_t* codes
+        const float* bias
+        size_t n
     cdef cppclass CKernels "lw::Kernels":
         const char* name
         cbool (*all_finite)(const float*, size_t, float)
@@ -48,6 +54,10 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
         void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
                        float*)
+        void (*add_rows)(const float*, const size_t*, size_t, size_t, const double*, double*)
+        void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
+        void (*assign_codes)(const int8_t*, size_t, size_t, const float*, const float*, const CodedPanels&, void*,
+                             int32_t*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
 
 cdef extern from "dispatch.h" namespace "lw" nogil:
@@ -240,6 +250,36 @@ cdef class Kernels:
                "assign scratch")
         self.row.assign(&points[0, 0, 0], n_groups, &centroids[0, 0, 0], &bias[0], n_panels, dim, &scratch[0, 0],
                         &labels[0], &scores[0], &runner_ups[0])
+
+    def code_rows(self, const float[:, ::1] rows, const float[::1] shift, float least, int8_t[:, :, :, :, ::1] codes,
+                  float[:, ::1] facts):
+        """Code rows as (groups, stretches of 64, coarse and fine, 16, 64), facts (n, 4) beside them."""
+        cdef size_t n = rows.shape[0], dim = rows.shape[1], stride = codes.shape[1] * 64
+        expect(<size_t> shift.shape[0] == dim and dim <= stride < dim + 64, "code rows shapes")
+        expect(<size_t> codes.shape[0] == (n + kLanes - 1) // kLanes and codes.shape[2] == 2, "code rows codes")
+        expect(<size_t> codes.shape[3] == kLanes and codes.shape[4] == 64, "code rows codes")
+        expect(<size_t> facts.shape[0] == n and facts.shape[1] == 4 and sizeof(RowCode) == 16, "code rows facts")
+        self.row.code_rows(&rows[0, 0], n, dim, &shift[0], least, stride, &codes[0, 0, 0, 0, 0],
+                           <RowCode*> &facts[0, 0])
+
+    def assign_codes(self, const int8_t[:, :, :, :, ::1] points, const float[::1] weights, const float[::1] doubts,
+                     const int8_t[:, :, :, :, ::1] centroids, const float[::1] bias, float[:, ::1] scratch,
+                     int32_t[::1] near):
+        """Labels of points coded as code_rows does among panels (n, coarse and fine, quads, 16, 4)."""
+        cdef size_t n_points = points.shape[0] * kLanes, stride = points.shape[1] * 64
+        expect(points.shape[2] == 2 and <size_t> points.shape[3] == kLanes and points.shape[4] == 64, "points codes")
+        expect(<size_t> weights.shape[0] == n_points and <size_t> doubts.shape[0] == n_points, "points weights")
+        expect(centroids.shape[1] == 2 and <size_t> centroids.shape[2] * 4 == stride, "centroids codes")
+        expect(<size_t> centroids.shape[3] == kLanes and centroids.shape[4] == 4, "centroids codes")
+        expect(<size_t> bias.shape[0] == <size_t> centroids.shape[0] * kLanes, "centroids bias")
+        expect(<size_t> scratch.shape[0] == n_points * 3 and <size_t> scratch.shape[1] == kLanes, "assign scratch")
+        expect(<size_t> near.shape[0] == n_points, "assign out")
+        cdef CodedPanels panels
+        panels.codes = &centroids[0, 0, 0, 0, 0]
+        panels.bias = &bias[0]
+        panels.n = centroids.shape[0]
+        self.row.assign_codes(&points[0, 0, 0, 0, 0], n_points, stride, &weights[0], &doubts[0], panels,
+                              &scratch[0, 0], &near[0])
 
     def threefry(self, const uint64_t[::1] key, const uint64_t[::1] counter0, uint64_t counter1, uint64_t[::1] out0,
                  uint64_t[::1] out1):

@@ -301,6 +301,49 @@ def kernel_assign(kernels, points, centroids, bias):
     return labels[:n], scores[:n], runner_ups[:n]
 
 
+def code_rows(kernels, rows, shift, least=0.0):
+    """Coarse and fine codes (2, n, stride) of rows less a shift, and what is known of each row."""
+    n, dim = rows.shape
+    groups, stretches = -(-n // LANES), -(-dim // 64)
+    codes = np.full((groups, stretches, 2, LANES, 64), 77, dtype=np.int8)
+    facts = np.full((n, 4), np.nan, dtype=np.float32)
+    kernels.code_rows(rows, shift, least, codes, facts)
+    planes = codes.transpose(2, 0, 3, 1, 4).reshape(2, groups * LANES, stretches * 64)
+    assert (planes[:, n:] == 77).all()
+    return planes[:, :n], facts
+
+
+def assign_codes(kernels, points, centroids, weights, doubts, bias):
+    """Labels, best scores of each lane, their panels and the best beside them, of coded vectors.
+
+    `points` (2, n, stride) and `centroids` (2, k, stride) are coarse and fine codes.
+    """
+    _, n, stride = points.shape
+    groups, panels = -(-n // LANES), -(-len(bias) // LANES)
+    n_points = groups * LANES
+    padded = np.zeros((2, n_points, stride), dtype=np.int8)
+    padded[:, :n] = points
+    points = padded.reshape(2, groups, LANES, -1, 64).transpose(1, 3, 0, 2, 4)
+    padded = np.zeros((2, panels * LANES, stride), dtype=np.int8)
+    padded[:, : len(bias)] = centroids
+    centroids = padded.reshape(2, panels, LANES, -1, 4).transpose(1, 0, 3, 2, 4)
+    padded_bias = np.full(panels * LANES, -np.inf, dtype=np.float32)
+    padded_bias[: len(bias)] = bias
+    scratch = np.full((3, n_points, LANES), np.nan, dtype=np.float32)
+    near = np.full(n_points, -2, dtype=np.int32)
+    kernels.assign_codes(
+        np.ascontiguousarray(points),
+        np.resize(weights, n_points),
+        np.resize(doubts, n_points),
+        np.ascontiguousarray(centroids),
+        padded_bias,
+        scratch.reshape(-1, LANES),
+        near,
+    )
+    scores, won, seconds = scratch[:, :n]
+    return near[:n], scores, won.view(np.int32), seconds
+
+
 def threefry(kernels, key, counter0, counter1):
     out0, out1 = np.empty_like(counter0), np.empty_like(counter0)
     kernels.threefry(key, counter0, counter1, out0, out1)
@@ -722,10 +765,10 @@ def assign(kernels, metric, points, centroids, n_threads=1):
     return labels, distances
 
 
-def cluster_sums(points, labels, weights, k, n_threads=1):
+def cluster_sums(points, labels, weights, k, n_threads=1, kernels=SCALAR):
     sums = np.full((k, points.shape[1]), np.nan)
     totals, counts = np.full(k, np.nan), np.full(k, -1, dtype=np.int64)
-    _native.cluster_sums(points, labels, weights, sums, totals, counts, n_threads)
+    _native.cluster_sums(kernels, points, labels, weights, sums, totals, counts, n_threads)
     return sums, totals, counts
 
 

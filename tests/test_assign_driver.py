@@ -12,7 +12,7 @@ from cases import (
     SCALAR,
     THREADS,
     assert_same_bytes,
-    beside_scalar,
+    codes_beside_scalar,
     draw,
 )
 
@@ -21,36 +21,36 @@ from lanewise import _native, oracle
 CENTROIDS = (1, 2, 15, 16, 17, 33)
 
 
-@beside_scalar
+@codes_beside_scalar
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_same_bits(kernels, rng, metric, kind, dim):
+def test_same_bits(code_kernels, rng, metric, kind, dim):
     for n in COUNTS if dim < 100 else (0, 1, 65):
         for k in CENTROIDS if dim < 100 else (1, 17):
             points, centroids = KINDS[kind](rng, (n, dim)), KINDS[kind](rng, (k, dim))
             if metric == "cosine":
                 points, centroids = cases.unit(points), cases.unit(centroids)
             got, expected = (
-                cases.assign(one, metric, points, centroids) for one in (kernels, SCALAR)
+                cases.assign(one, metric, points, centroids) for one in (code_kernels, SCALAR)
             )
             assert_same_bytes(got, expected, n, k)
 
 
 @pytest.mark.parametrize("dim", [3, 16, 100])
 @pytest.mark.parametrize("metric", METRICS)
-def test_same_bits_for_any_threads_and_any_tiles(kernels, rng, metric, dim):
+def test_same_bits_for_any_threads_and_any_tiles(code_kernels, rng, metric, dim):
     """A point's answer may depend neither on its tile nor on what else is in it."""
     centroids, points = draw(rng, "normal", 20, 1024, dim, metric)
-    expected = cases.assign(kernels, metric, points, centroids)
+    expected = cases.assign(code_kernels, metric, points, centroids)
     for n_threads in THREADS:
-        got = cases.assign(kernels, metric, points, centroids, n_threads)
+        got = cases.assign(code_kernels, metric, points, centroids, n_threads)
         assert_same_bytes(got, expected, n_threads)
     order = rng.permutation(len(points))
-    shuffled = cases.assign(kernels, metric, points[order], centroids)
+    shuffled = cases.assign(code_kernels, metric, points[order], centroids)
     assert_same_bytes(shuffled, tuple(part[order] for part in expected))
     for begin, end in ((0, 1), (5, 22), (100, 700)):
-        some = cases.assign(kernels, metric, points[begin:end], centroids)
+        some = cases.assign(code_kernels, metric, points[begin:end], centroids)
         assert_same_bytes(some, tuple(part[begin:end] for part in expected), begin)
 
 
@@ -90,19 +90,44 @@ def test_exact_on_integers(rng, metric, dim):
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("metric", METRICS)
-def test_answers_are_canonical(kernels, rng, metric, data, dim):
+def test_answers_are_canonical(code_kernels, rng, metric, data, dim):
     """The tiled products only propose: what counts is the distance of whole rows."""
     for n, k in ((65, 17), (17, 40)) if dim < 300 else ((33, 17),):
         centroids, points = draw(rng, data, k, n, dim, metric)
-        labels, distances = cases.assign(kernels, metric, points, centroids)
+        labels, distances = cases.assign(code_kernels, metric, points, centroids)
         expected_distances, expected = cases.nearest(SCALAR, metric, points, centroids, 1)
         assert_same_bytes(distances, expected_distances[:, 0], n, k)
         assert np.array_equal(labels, expected[:, 0]), (n, k)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("apart", [16, 5])
+def test_a_few_points_between_twins(code_kernels, rng, metric, apart):
+    """Twins among the centroids, in one lane or in two, are nearer than codes can tell apart.
+
+    Most points are far from them: those that are not are settled one by one.
+    """
+    dim, k = 100, 80
+    centroids = cases.unit(KINDS["normal"](rng, (k, dim)))
+    twins = np.array([3, 20, 41])
+    for width in (1e-3, 1e-4, 1e-5, 1e-6):
+        C = centroids.copy()
+        C[twins + apart] = C[twins] + np.float32(width) * KINDS["normal"](rng, (3, dim))
+        owner = rng.integers(0, k, 2000)
+        owner[::25] = rng.choice(twins, 80)
+        points = C[owner] + np.float32(0.05) * KINDS["normal"](rng, (2000, dim))
+        if metric == "cosine":
+            C, points = cases.unit(C), cases.unit(points)
+        labels, distances = cases.assign(code_kernels, metric, points, C)
+        expected_distances, expected = cases.nearest(SCALAR, metric, points, C, 1)
+        assert np.array_equal(labels, expected[:, 0]), width
+        assert_same_bytes(distances, expected_distances[:, 0], width)
+        assert np.count_nonzero(np.isin(labels, [twins, twins + apart])) > 40
+
+
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cluster_sums_exact(rng, weighted, dim):
+def test_cluster_sums_exact(kernels, rng, weighted, dim):
     for n in COUNTS:
         for k in (1, 3, 40):
             points = KINDS["normal"](rng, (n, dim)) * np.float32(10) ** rng.integers(-9, 9, (n, 1))
@@ -111,7 +136,7 @@ def test_cluster_sums_exact(rng, weighted, dim):
             weights = rng.standard_exponential(n) if weighted else None
             expected = oracle.cluster_sums(points, labels, weights, k)
             for n_threads in THREADS:
-                got = cases.cluster_sums(points, labels, weights, k, n_threads)
+                got = cases.cluster_sums(points, labels, weights, k, n_threads, kernels)
                 assert_same_bytes(got, expected, n, k, n_threads)
 
 
@@ -135,7 +160,7 @@ def test_oracle_lloyd_reaches_a_fixed_point(rng):
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
-def test_driver_runs_lloyd_as_the_oracle(kernels, rng, metric):
+def test_driver_runs_lloyd_as_the_oracle(code_kernels, rng, metric):
     """Steps of the two drivers, on clusters so far apart that rounding decides nothing."""
     cluster = np.arange(90) % 3
     X = KINDS["normal"](rng, (90, 5)) + 100 * np.eye(5, dtype=np.float32)[cluster]
@@ -144,14 +169,14 @@ def test_driver_runs_lloyd_as_the_oracle(kernels, rng, metric):
         _native.normalize(X[:3], C0)
     C = C0.copy()
     for _ in range(10):
-        labels, _ = cases.assign(kernels, metric, X, C)
+        labels, _ = cases.assign(code_kernels, metric, X, C)
         sums, totals, _ = cases.cluster_sums(X, labels, None, 3)
         if metric == "l2":
             C = (sums / totals[:, None]).astype(np.float32)
         else:
             _native.normalize(sums.astype(np.float32), C)
     centroids, expected, _, _ = oracle.lloyd(X, C0, metric, 10)
-    assert np.array_equal(cases.assign(kernels, metric, X, C)[0], expected)
+    assert np.array_equal(cases.assign(code_kernels, metric, X, C)[0], expected)
     # A centroid was rounded twice: as a sum and when it was divided.
     assert np.allclose(C, centroids, rtol=4 * oracle.UNIT, atol=4 * oracle.UNIT)
 

@@ -338,6 +338,111 @@ def test_assign_without_a_finite_score_takes_the_first(kernels):
     assert [array.tolist() for array in best] == [[0], [-np.inf], [-np.inf]]
 
 
+# ------------------------------------------------------------------------------- assign, of codes
+
+# Dimensions below, at and above a stretch of 64.
+CODED_DIMS = (1, 15, 16, 17, 63, 64, 65, 200)
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", CODED_DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_rows_same_bits(kernels, rng, kind, dim):
+    for n in (1, 16, 33):
+        rows, shift = KINDS[kind](rng, (n, dim)), KINDS[kind](rng, (dim,))
+        for least in (0.0, 3.0):
+            got, expected = (cases.code_rows(one, rows, shift, least) for one in (kernels, SCALAR))
+            assert_same_bytes(got, expected, n, least)
+
+
+@pytest.mark.parametrize("dim", CODED_DIMS)
+@pytest.mark.parametrize("kind", ["normal", "huge", "tiny", "zeros"])
+def test_code_rows_say_what_they_leave(rng, kind, dim):
+    rows, shift = KINDS[kind](rng, (20, dim)), KINDS[kind](rng, (dim,))
+    rows[3] = shift
+    for least in (0.0, np.abs(rows).max() * 4):
+        codes, facts = cases.code_rows(SCALAR, rows, shift, least)
+        assert (np.abs(codes.astype(int)) <= 127).all()
+        assert (codes[:, :, dim:] == 0).all()
+        scale, norm2, coarse2, residual2 = facts.astype(np.float64).T
+        x = (rows - shift).astype(np.float64)
+        largest = np.maximum(np.abs(x).max(axis=1), np.float32(least)).astype(np.float32)
+        expected = np.where(largest > 2.0**-100, largest / np.float32(127), 0)
+        assert np.array_equal(scale, expected.astype(np.float64))
+        coded = scale > 0
+        left = x[coded] / scale[coded, None] - codes[0, coded, :dim]
+        rest = left - codes[1, coded, :dim] / 254
+        assert (codes[:, ~coded] == 0).all()
+        # The operations that find a code round, so that it may be one that is as near.
+        slack = 300 * oracle.UNIT
+        assert (np.abs(left) <= 0.5 + slack).all()
+        assert (np.abs(rest) <= (0.5 + slack) / 254 + slack).all()
+        for found, part in ((coarse2[coded], left), (residual2[coded], rest)):
+            lengths = np.sqrt((part**2).sum(axis=1))
+            assert (np.abs(np.sqrt(found) - lengths) <= 300 * oracle.UNIT * np.sqrt(dim)).all()
+        assert np.allclose(norm2, (x**2).sum(axis=1), rtol=(dim + 4) * oracle.UNIT, atol=1e-40)
+
+
+def coded(rng, n, dim, largest=127):
+    codes = rng.integers(-largest, largest + 1, (2, n, -(-dim // 64) * 64)).astype(np.int8)
+    codes[:, :, dim:] = 0
+    return codes
+
+
+@codes_beside_scalar
+@pytest.mark.parametrize("dim", [1, 64, 65, 200])
+def test_assign_codes_same_bits(code_kernels, rng, dim):
+    for n in (1, 16, 33):
+        for k in (1, 15, 16, 17, 33, 64, 80, 100):
+            points, centroids = coded(rng, n, dim), coded(rng, k, dim)
+            weights = rng.random(n, dtype=np.float32) * 1000
+            doubts = rng.random(n, dtype=np.float32) * 3e5
+            bias = -rng.random(k, dtype=np.float32) * 1000
+            got, expected = (
+                cases.assign_codes(one, points, centroids, weights, doubts, bias)
+                for one in (code_kernels, SCALAR)
+            )
+            assert_same_bytes(got, expected, n, k)
+
+
+def test_assign_codes_exact_on_small_codes(rng):
+    """With equal scores and doubt: who is not ahead of all others by more has no label."""
+    without = 0
+    for k in (1, 17, 32, 40):  # of 32, twins share a lane
+        points, centroids = coded(rng, 50, 100, 3), coded(rng, k, 100, 3)
+        centroids[:, k // 2 :] = centroids[:, : k - k // 2]
+        bias = rng.integers(-9, 9, k).astype(np.float32)
+        for doubt in (0.0, 700.0):
+            labels, *_ = cases.assign_codes(
+                SCALAR,
+                points,
+                centroids,
+                np.full(50, 2, np.float32),
+                np.full(50, doubt, np.float32),
+                bias,
+            )
+            x, c = points.astype(int), centroids.astype(int)
+            scores = 254 * x[0] @ c[0].T + x[0] @ c[1].T + x[1] @ c[0].T + 2 * bias
+            ordered = np.sort(np.concatenate([scores, np.full((50, 1), -np.inf)], axis=1), axis=1)
+            ahead = ordered[:, -1] - ordered[:, -2] > doubt
+            assert np.array_equal(labels, np.where(ahead, scores.argmax(axis=1), -1))
+            without += np.count_nonzero(~ahead)
+    assert without > 0
+
+
+def test_assign_codes_extremes(code_kernels):
+    """Codes of one sign over the most dimensions that there may be: nothing may overflow."""
+    dim = 65_536
+    for sign in (1, -1):
+        points = np.full((2, 1, dim), 127, dtype=np.int8)
+        centroids = np.full((2, 2, dim), 127 * sign, dtype=np.int8)
+        centroids[:, 1] = 0
+        one, bias = np.ones(1, np.float32), np.zeros(2, np.float32)
+        labels, scores, *_ = cases.assign_codes(code_kernels, points, centroids, one, 0 * one, bias)
+        assert labels[0] == (0 if sign > 0 else 1)
+        assert scores[0, 0] == sign * np.float32(256) * 127 * 127 * dim
+
+
 # ------------------------------------------------------------------------------------ project
 
 # Axes below, at and above a panel of 16, and above the four panels that one vector alone takes.

@@ -1,11 +1,14 @@
 #include "assign.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "float_mode.h"
+#include "topk.h"
 
 namespace lw {
 namespace {
@@ -21,7 +24,7 @@ void pack(const float* rows, std::size_t n, std::size_t dim, const float* shift,
     for (std::size_t m = 0; m < kLanes; ++m) {
       const std::size_t i = g * kLanes + m;
       for (std::size_t d = 0; d < dim; ++d) {
-        group[d * kLanes + m] = i < n ? rows[i * dim + d] - (shift == nullptr ? 0.0f : shift[d]) : 0.0f;
+        group[d * kLanes + m] = i < n ? rows[i * dim + d] - shift[d] : 0.0f;
       }
     }
   }
@@ -38,11 +41,34 @@ void packed_norms2(const float* group, std::size_t dim, double* norms2) {
   }
 }
 
-// How far apart two scores of one point must be for rounding not to have decided between them.
+constexpr double kUnit = 0x1p-24;  // half a unit in the last place of 1.0f
+
+// Lengths of a row and of what its codes leave of it, or the longest of several, rounded up.
+struct Lengths {
+  double whole = 0.0, coarse = 0.0, residual = 0.0;
+
+  Lengths() = default;
+  Lengths(const RowCode& row, std::size_t dim) {
+    // Sums of squares round, and lose what is below the smallest float.
+    const double sums = 1 + (static_cast<double>(dim) / 16 + 16) * kUnit;
+    whole = std::sqrt(static_cast<double>(row.norm2)) * sums + 0x1p-66;
+    const double scale = static_cast<double>(row.scale) * sums;
+    // Steps are found by operations that round, and the shift has rounded too; without codes all is left.
+    coarse = scale == 0.0 ? whole : scale * std::sqrt(static_cast<double>(row.coarse2)) + 4 * kUnit * whole;
+    residual = scale == 0.0 ? whole : scale * std::sqrt(static_cast<double>(row.residual2)) + 4 * kUnit * whole;
+  }
+
+  void include(const Lengths& other) {
+    whole = std::max(whole, other.whole);
+    coarse = std::max(coarse, other.coarse);
+    residual = std::max(residual, other.residual);
+  }
+};
+
+// How far apart two scores of one point must be for their canonical distances to be in the same order.
 //
-// With |x| and |c| the shifted lengths, a score is a chain of dim products and a rounded bias, off by at most
-// (dim + 6) u (|x| |c| + |c|^2 / 2), the rounding of the shift included. A canonical distance, at most (|x| + |c|)^2,
-// is off by (dim / 16 + 10) u of itself, and the difference of two is twice that of the scores.
+// A canonical distance, at most (|x| + |c|)^2 with the shifted lengths, is off by (dim / 16 + 10) u of itself, and the
+// difference of two is twice that of the scores.
 class Doubt {
  public:
   Doubt(std::size_t dim, double longest_centroid)
@@ -51,13 +77,204 @@ class Doubt {
         underflow_(static_cast<double>(dim) * 0x1p-146),
         c_(longest_centroid) {}
 
-  double operator()(double x) const {
-    return 2 * chain_ * (x * c_ + c_ * c_ / 2) + row_ * (x + c_) * (x + c_) + underflow_;
+  // Of scores that are a chain of dim products and a rounded bias: off by at most (dim + 6) u (|x| |c| + |c|^2 / 2),
+  // the rounding of the shift included.
+  double of_floats(double x) const { return 2 * chain_ * (x * c_ + c_ * c_ / 2) + of_rows(x); }
+
+  // Of scores made of codes: with h what the coarse codes of a vector say, l what the fine ones add and r what is left,
+  // <x, c> differs from <h_x, h_c> + <h_x, l_c> + <l_x, h_c> by <l_x, l_c> + <r_x, c> + <x - r_x, r_c>, and
+  // |l| <= |x - h| + |r|. The shift, the bias and four operations round.
+  double of_codes(const Lengths& x, const Lengths& c) const {
+    const double coded = (x.whole + x.coarse) * (c.whole + c.coarse);
+    const double lost =
+        (x.coarse + x.residual) * (c.coarse + c.residual) + x.residual * c.whole + (x.whole + x.residual) * c.residual;
+    return 2 * (lost + 8 * kUnit * (coded + c_ * c_ / 2)) + of_rows(x.whole);
   }
 
  private:
-  static constexpr double kUnit = 0x1p-24;
   double chain_, row_, underflow_, c_;
+
+  double of_rows(double x) const { return row_ * (x + c_) * (x + c_) + underflow_; }
+};
+
+// Points of one piece of the work, in the memory of one thread.
+struct Scratch {
+  std::vector<float> points, winners, scores, runner_ups, distances, weights, doubts;
+  std::vector<std::int8_t> codes;
+  std::vector<RowCode> facts;
+  std::vector<std::int32_t> labels;
+  std::size_t skip = 0;  // pieces for which codes are not tried
+};
+
+// What all points meet.
+class Centroids {
+ public:
+  Centroids(const Kernels& kernels, Metric metric, const float* rows, std::size_t k, std::size_t dim)
+      : kernels_(kernels),
+        metric_(metric),
+        rows_(rows),
+        k_(k),
+        dim_(dim),
+        n_panels_((k + kLanes - 1) / kLanes),
+        shift_(dim, 0.0f),
+        bias_(n_panels_ * kLanes, -std::numeric_limits<float>::infinity()) {
+    if (metric == Metric::kL2) mean(rows, k, dim, shift_.data());
+    packed_.resize(n_panels_ * kLanes * dim);
+    pack(rows, k, dim, shift_.data(), packed_.data());
+    double norms2[kLanes];
+    double longest2 = 0.0;
+    for (std::size_t j = 0; j < k; ++j) {
+      if (j % kLanes == 0) packed_norms2(packed_.data() + j * dim, dim, norms2);
+      bias_[j] = metric == Metric::kL2 ? static_cast<float>(-0.5 * norms2[j % kLanes]) : 0.0f;
+      longest2 = std::max(longest2, norms2[j % kLanes]);
+    }
+    longest_ = std::sqrt(longest2);
+    if (kernels.codes_pay && k >= kFewestCoded && dim >= kShortestCoded && dim <= kLongestCoded) code();
+  }
+
+  std::size_t points_per_piece() const {
+    const std::size_t bytes = panel_codes_.empty() ? dim_ * sizeof(float) : 2 * stride_;
+    return std::clamp<std::size_t>(kTileBytes / (kLanes * bytes), 1, 16) * kLanes;
+  }
+
+  // Labels of `count` points, at most points_per_piece(); distances may be null.
+  void assign(const float* points, std::size_t count, std::int32_t* labels, float* distances, Scratch& scratch) const {
+    if (panel_codes_.empty() || scratch.skip > 0) {
+      scratch.skip -= scratch.skip > 0 ? 1 : 0;
+      by_floats(points, count, labels, scratch);
+    } else if (!by_codes(points, count, labels, scratch)) {
+      // Codes say too little about these points, and likely about those that follow.
+      scratch.skip = kPiecesSkipped;
+      by_floats(points, count, labels, scratch);
+    }
+    if (distances == nullptr) return;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int64_t label = labels[i];
+      score_rows(kernels_, metric_, points + i * dim_, rows_, &label, 1, dim_, distances + i);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kFewestCoded = 2 * kLanes;
+  static constexpr std::size_t kShortestCoded = 24;
+  static constexpr std::size_t kLongestCoded = 65'536;  // products stay below 2^31
+  static constexpr std::size_t kPiecesSkipped = 15;
+
+  void code() {
+    stride_ = (dim_ + 63) / 64 * 64;
+    float largest = 0.0f;
+    for (const float x : packed_) largest = std::max(largest, std::abs(x));
+    std::vector<std::int8_t> codes(2 * n_panels_ * kLanes * stride_);
+    std::vector<RowCode> facts(k_);
+    kernels_.code_rows(rows_, k_, dim_, shift_.data(), largest, stride_, codes.data(), facts.data());
+    scale_ = facts[0].scale;
+    for (const RowCode& fact : facts) coded_.include(Lengths(fact, dim_));
+    // From sixteen rows side by side to sixteen lanes of a panel.
+    panel_codes_.resize(codes.size());
+    const std::int8_t* from = codes.data();
+    for (std::size_t panel = 0; panel < n_panels_; ++panel) {
+      for (std::size_t d = 0; d < stride_; d += 64) {
+        for (std::size_t plane = 0; plane < 2; ++plane) {
+          std::int8_t* const to = panel_codes_.data() + ((2 * panel + plane) * stride_ + d) * kLanes;
+          for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            for (std::size_t j = 0; j < 64; j += 4, from += 4) std::memcpy(to + j * kLanes + lane * 4, from, 4);
+          }
+        }
+      }
+    }
+  }
+
+  // Returns false, and no labels, if codes leave doubt about too many points.
+  bool by_codes(const float* points, std::size_t count, std::int32_t* labels, Scratch& s) const {
+    const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
+    s.codes.assign(2 * n_points * stride_, 0);
+    s.facts.assign(n_points, RowCode{});
+    s.weights.assign(n_points, 1.0f);
+    s.doubts.assign(n_points, 0.0f);
+    s.labels.resize(n_points);
+    s.winners.resize(n_points * 3 * kLanes);
+    kernels_.code_rows(points, count, dim_, shift_.data(), 0.0f, stride_, s.codes.data(), s.facts.data());
+    const Doubt doubt(dim_, longest_);
+    for (std::size_t i = 0; i < count; ++i) {
+      const double unit = static_cast<double>(s.facts[i].scale) * static_cast<double>(scale_);
+      // Scores come in these units, so that a point that has no code of its own needs none.
+      const double weight = unit > 0 ? static_cast<double>(kFineSteps) / unit : 1.0;
+      if (!(weight < 0x1p100)) return false;
+      s.weights[i] = static_cast<float>(weight);
+      s.doubts[i] = static_cast<float>(weight * doubt.of_codes(Lengths(s.facts[i], dim_), coded_) * (1 + 4 * kUnit));
+    }
+    const CodedPanels panels{panel_codes_.data(), bias_.data(), n_panels_};
+    kernels_.assign_codes(s.codes.data(), n_points, stride_, s.weights.data(), s.doubts.data(), panels,
+                          s.winners.data(), s.labels.data());
+    const auto n_doubtful = static_cast<std::size_t>(
+        std::count(s.labels.begin(), s.labels.begin() + static_cast<std::ptrdiff_t>(count), -1));
+    if (n_doubtful * 8 > count) return false;
+    for (std::size_t i = 0; i < count; ++i) {
+      labels[i] = s.labels[i] >= 0 ? s.labels[i] : settle_near(i, n_points, points + i * dim_, s);
+    }
+    return true;
+  }
+
+  // Settles a point on the centroids that are near enough to its best.
+  std::int32_t settle_near(std::size_t i, std::size_t n_points, const float* x, Scratch& s) const {
+    const float* const scores = s.winners.data() + i * kLanes;
+    const auto* const panels = reinterpret_cast<const std::int32_t*>(s.winners.data() + n_points * kLanes) + i * kLanes;
+    const float* const seconds = s.winners.data() + 2 * n_points * kLanes + i * kLanes;
+    const float behind = *std::max_element(scores, scores + kLanes) - s.doubts[i];
+    std::int64_t candidates[kLanes];
+    std::size_t n = 0;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      if (!(behind > seconds[lane])) return settle(x, nullptr, k_, s);
+      if (!(behind > scores[lane])) {
+        candidates[n++] = static_cast<std::int64_t>(panels[lane]) * static_cast<std::int64_t>(kLanes) +
+                          static_cast<std::int64_t>(lane);
+      }
+    }
+    return settle(x, candidates, n, s);
+  }
+
+  void by_floats(const float* points, std::size_t count, std::int32_t* labels, Scratch& s) const {
+    const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
+    s.points.resize(n_points * dim_);
+    s.winners.resize(n_points * 3 * kLanes);
+    s.scores.resize(n_points);
+    s.runner_ups.resize(n_points);
+    s.labels.resize(n_points);
+    pack(points, count, dim_, shift_.data(), s.points.data());
+    kernels_.assign(s.points.data(), n_points / kLanes, packed_.data(), bias_.data(), n_panels_, dim_, s.winners.data(),
+                    s.labels.data(), s.scores.data(), s.runner_ups.data());
+    const Doubt doubt(dim_, longest_);
+    double lengths2[kLanes];
+    for (std::size_t i = 0; i < count; ++i) {
+      if (i % kLanes == 0) packed_norms2(s.points.data() + i * dim_, dim_, lengths2);
+      const double ahead = static_cast<double>(s.scores[i]) - static_cast<double>(s.runner_ups[i]);
+      const bool certain = ahead > doubt.of_floats(std::sqrt(lengths2[i % kLanes]));
+      labels[i] = certain ? s.labels[i] : settle(points + i * dim_, nullptr, k_, s);
+    }
+  }
+
+  // The nearest of n centroids by canonical distance, the smallest number among equals; the first n if ids is null.
+  std::int32_t settle(const float* x, const std::int64_t* ids, std::size_t n, Scratch& s) const {
+    s.distances.resize(std::max(s.distances.size(), n));
+    score_rows(kernels_, metric_, x, rows_, ids, n, dim_, s.distances.data());
+    Neighbor best{std::numeric_limits<float>::infinity(), std::numeric_limits<std::int64_t>::max()};
+    for (std::size_t i = 0; i < n; ++i) {
+      best = std::min(best, Neighbor{s.distances[i], ids == nullptr ? static_cast<std::int64_t>(i) : ids[i]});
+    }
+    return static_cast<std::int32_t>(best.id);
+  }
+
+  const Kernels& kernels_;
+  Metric metric_;
+  const float* rows_;
+  std::size_t k_, dim_, n_panels_;
+  std::vector<float> shift_, bias_, packed_;
+  double longest_ = 0.0;
+  // With codes:
+  std::size_t stride_ = 0;
+  std::vector<std::int8_t> panel_codes_;
+  float scale_ = 0.0f;
+  Lengths coded_;  // the longest
 };
 
 }  // namespace
@@ -66,69 +283,21 @@ bool assign(const Kernels& kernels, Metric metric, const float* points, std::siz
             const float* centroids, std::size_t k, std::int32_t* labels, float* distances, std::size_t n_threads,
             const Interrupt& interrupt) {
   const DefaultFloatMode mode;
-  const std::size_t n_panels = (k + kLanes - 1) / kLanes;
-  std::vector<float> shift;
-  if (metric == Metric::kL2) {
-    shift.resize(dim);
-    mean(centroids, k, dim, shift.data());
-  }
-  const float* const shift_or_null = shift.empty() ? nullptr : shift.data();
-  std::vector<float> packed(n_panels * kLanes * dim);
-  pack(centroids, k, dim, shift_or_null, packed.data());
-  std::vector<float> bias(n_panels * kLanes, -std::numeric_limits<float>::infinity());
-  double longest2 = 0.0;
-  double norms2[kLanes];
-  for (std::size_t j = 0; j < k; ++j) {
-    if (j % kLanes == 0) packed_norms2(packed.data() + j * dim, dim, norms2);
-    bias[j] = metric == Metric::kL2 ? static_cast<float>(-0.5 * norms2[j % kLanes]) : 0.0f;
-    longest2 = std::max(longest2, norms2[j % kLanes]);
-  }
-  const Doubt doubt(dim, std::sqrt(longest2));
-
-  const std::size_t groups_per_tile = std::clamp<std::size_t>(kTileBytes / (kLanes * dim * sizeof(float)), 1, 16);
-  const std::size_t points_per_tile = groups_per_tile * kLanes;
-  struct Scratch {
-    std::vector<float> points, winners, scores, runner_ups, distances;
-    std::vector<std::int32_t> labels;
-  };
-  const std::size_t n_pieces = (n + points_per_tile - 1) / points_per_tile;
+  const Centroids all(kernels, metric, centroids, k, dim);
+  const std::size_t per_piece = all.points_per_piece();
+  const std::size_t n_pieces = (n + per_piece - 1) / per_piece;
   n_threads = std::min(n_threads, std::max<std::size_t>(n_pieces, 1));
   std::vector<Scratch> scratch(n_threads);
   return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
-    Scratch& s = scratch[worker];
-    s.points.resize(points_per_tile * dim);
-    s.winners.resize(points_per_tile * 3 * kLanes);
-    s.scores.resize(points_per_tile);
-    s.runner_ups.resize(points_per_tile);
-    s.labels.resize(points_per_tile);
-    const std::size_t begin = piece * points_per_tile;
-    const std::size_t count = std::min(points_per_tile, n - begin);
-    pack(points + begin * dim, count, dim, shift_or_null, s.points.data());
-    kernels.assign(s.points.data(), (count + kLanes - 1) / kLanes, packed.data(), bias.data(), n_panels, dim,
-                   s.winners.data(), s.labels.data(), s.scores.data(), s.runner_ups.data());
-    double lengths2[kLanes];
-    for (std::size_t i = 0; i < count; ++i) {
-      if (i % kLanes == 0) packed_norms2(s.points.data() + i * dim, dim, lengths2);
-      const float* const x = points + (begin + i) * dim;
-      const double length = std::sqrt(lengths2[i % kLanes]);
-      if (static_cast<double>(s.scores[i]) - static_cast<double>(s.runner_ups[i]) > doubt(length)) {
-        const std::int64_t label = s.labels[i];
-        labels[begin + i] = s.labels[i];
-        score_rows(kernels, metric, x, centroids, &label, 1, dim, distances + begin + i);
-      } else {
-        s.distances.resize(k);
-        score_rows(kernels, metric, x, centroids, nullptr, k, dim, s.distances.data());
-        const auto nearest = std::min_element(s.distances.begin(), s.distances.end());
-        labels[begin + i] = static_cast<std::int32_t>(nearest - s.distances.begin());
-        distances[begin + i] = *nearest;
-      }
-    }
+    const std::size_t begin = piece * per_piece;
+    all.assign(points + begin * dim, std::min(per_piece, n - begin), labels + begin,
+               distances == nullptr ? nullptr : distances + begin, scratch[worker]);
   });
 }
 
-bool cluster_sums(const float* points, std::size_t n, std::size_t dim, const std::int32_t* labels,
-                  const double* weights, std::size_t k, double* sums, double* totals, std::int64_t* counts,
-                  std::size_t n_threads, const Interrupt& interrupt) {
+bool cluster_sums(const Kernels& kernels, const float* points, std::size_t n, std::size_t dim,
+                  const std::int32_t* labels, const double* weights, std::size_t k, double* sums, double* totals,
+                  std::int64_t* counts, std::size_t n_threads, const Interrupt& interrupt) {
   // A counting sort puts the points of a cluster side by side in their order, so that each cluster is one chain.
   std::vector<std::size_t> begin(k + 1, 0);
   for (std::size_t i = 0; i < n; ++i) ++begin[static_cast<std::size_t>(labels[i]) + 1];
@@ -141,12 +310,8 @@ bool cluster_sums(const float* points, std::size_t n, std::size_t dim, const std
     std::fill_n(sum, dim, 0.0);
     totals[j] = 0.0;
     counts[j] = static_cast<std::int64_t>(begin[j + 1] - begin[j]);
-    for (std::size_t m = begin[j]; m < begin[j + 1]; ++m) {
-      const float* const x = points + members[m] * dim;
-      const double weight = weights == nullptr ? 1.0 : weights[members[m]];
-      totals[j] += weight;
-      for (std::size_t d = 0; d < dim; ++d) sum[d] += weight * static_cast<double>(x[d]);
-    }
+    for (std::size_t m = begin[j]; m < begin[j + 1]; ++m) totals[j] += weights == nullptr ? 1.0 : weights[members[m]];
+    kernels.add_rows(points, members.data() + begin[j], begin[j + 1] - begin[j], dim, weights, sum);
   });
 }
 

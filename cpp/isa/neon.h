@@ -59,6 +59,15 @@ LW_INLINE F32 fma(F32 a, F32 b, F32 c) {
   for (int i = 0; i < 4; ++i) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
   return c;
 }
+LW_INLINE F32 max(F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vmaxq_f32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE F32 min(F32 a, F32 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vminq_f32(a.v[i], b.v[i]);
+  return a;
+}
+LW_INLINE float largest(F32 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
 LW_INLINE Mask greater(F32 a, F32 b) {
   Mask m;
   for (int i = 0; i < 4; ++i) m.v[i] = vcgtq_f32(a.v[i], b.v[i]);
@@ -112,6 +121,16 @@ LW_INLINE I32 select(Mask m, I32 a, I32 b) {
 LW_INLINE I32 add(I32 a, I32 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
   return a;
+}
+LW_INLINE I32 round(F32 a) {
+  I32 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vcvtnq_s32_f32(a.v[i]);
+  return r;
+}
+LW_INLINE void store_i8(std::int8_t* p, I32 a) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 LW_INLINE F32 to_f32(I32 a) {
   F32 r;

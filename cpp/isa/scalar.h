@@ -68,6 +68,21 @@ LW_INLINE F32 fma(const F32& a, const F32& b, const F32& c) {
   for (int i = 0; i < 16; ++i) r.v[i] = ::fmaf(a.v[i], b.v[i], c.v[i]);
   return r;
 }
+LW_INLINE F32 max(const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return r;
+}
+LW_INLINE F32 min(const F32& a, const F32& b) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return r;
+}
+LW_INLINE float largest(const F32& a) {
+  float r = a.v[0];
+  for (int i = 1; i < 16; ++i) r = a.v[i] > r ? a.v[i] : r;
+  return r;
+}
 LW_INLINE Mask greater(const F32& a, const F32& b) {
   Mask m{0};
   for (int i = 0; i < 16; ++i) m.v |= static_cast<std::uint32_t>(a.v[i] > b.v[i]) << i;
@@ -122,6 +137,16 @@ LW_INLINE I32 add(const I32& a, const I32& b) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] + b.v[i];
   return r;
+}
+LW_INLINE I32 round(const F32& a) {
+  // Added to 1.5 * 2^23, a float has no bits left behind the point: they are rounded off as every sum is.
+  constexpr float kMagic = 12582912.0f;
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = static_cast<std::int32_t>((a.v[i] + kMagic) - kMagic);
+  return r;
+}
+LW_INLINE void store_i8(std::int8_t* p, const I32& a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(a.v[i]);
 }
 LW_INLINE F32 to_f32(const I32& a) {
   F32 r;

@@ -55,7 +55,7 @@ class Kernels:
         tile: bool,
     ) -> None: ...
     def dot_codes(
-        self, query: _I8, rows: _I8, positions: _U32, out: _I32, nibbles: bool = False
+        self, query: _I8, rows: _I8, positions: _I64, out: _I32, nibbles: bool = False
     ) -> None: ...
     def screen_bits(
         self,
@@ -78,6 +78,17 @@ class Kernels:
         labels: _I32,
         scores: _F32,
         runner_ups: _F32,
+    ) -> None: ...
+    def code_rows(self, rows: _F32, shift: _F32, least: float, codes: _I8, facts: _F32) -> None: ...
+    def assign_codes(
+        self,
+        points: _I8,
+        weights: _F32,
+        doubts: _F32,
+        centroids: _I8,
+        bias: _F32,
+        scratch: _F32,
+        near: _I32,
     ) -> None: ...
     def threefry(
         self, key: _U64, counter0: _U64, counter1: int, out0: _U64, out1: _U64
@@ -232,10 +243,11 @@ def assign(
     points: _F32,
     centroids: _F32,
     labels: _I32,
-    distances: _F32,
+    distances: _F32 | None,
     n_threads: int,
 ) -> None: ...
 def cluster_sums(
+    kernels: Kernels,
     points: _F32,
     labels: _I32,
     weights: _F64 | None,

@@ -107,9 +107,10 @@ class KMeans:
     Notes
     -----
     Labels are the argmax of x.c - |c|^2 / 2 over the centroids, computed in register tiles with
-    both sides shifted by the mean centroid. A point whose two best scores are nearer to each other
-    than rounding can tell apart is settled on the distances themselves, so that labels are always
-    those of the canonical distances. An empty cluster takes over the point that is farthest from
+    both sides shifted by the mean centroid: of two-byte codes where there is a matrix unit, of
+    float32 otherwise. A point whose best scores are nearer to each other than rounding or codes
+    can tell apart is settled on the distances themselves, so that labels are always those of the
+    canonical distances. An empty cluster takes over the point that is farthest from
     its centroid.
 
     Examples
@@ -218,7 +219,7 @@ class KMeans:
             raise ValueError("KMeans: expected a fitted model, call fit first")
         points = self._points(X, dim=self.n_features_in_)
         threads = resolve_threads(self.n_threads)
-        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads)[0]
+        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads, False)[0]
 
     def fit_predict(self, X: Any, *, sample_weight: Any = None) -> Labels:
         """Fit, and return `labels_`; parameters and errors are those of `fit`."""
@@ -305,29 +306,40 @@ class _Run:
         self, centers: Floats, max_iter: int, tolerance: float
     ) -> tuple[Floats, Labels, float, int]:
         """Alternate assignment and means; return centroids, labels, inertia and iterations."""
-        labels, distances = self.assign(centers)
+        labels = self.assign(centers)
         n_iter = 0
         while n_iter < max_iter:
             n_iter += 1
-            moved = self.means(labels, distances, len(centers))
+            moved = self.means(labels, centers)
             shift = (moved.astype(np.float64) - centers).ravel()
             centers = moved
             before = labels
-            labels, distances = self.assign(centers)
+            labels = self.assign(centers)
             if np.array_equal(labels, before) or _ordered_sum(shift * shift) <= tolerance:
                 break
+        distances = self.distances(labels, centers)
         weighted = distances if self.weights is None else distances * self.weights
         return centers, labels, _ordered_sum(weighted), n_iter
 
-    def assign(self, centers: Floats) -> tuple[Labels, npt.NDArray[np.float64]]:
-        labels, distances = _assign(self.points, centers, self.metric, self.kernels, self.threads)
-        return labels, distances.astype(np.float64)
+    def assign(self, centers: Floats) -> Labels:
+        return _assign(self.points, centers, self.metric, self.kernels, self.threads, False)[0]
 
-    def means(self, labels: Labels, distances: npt.NDArray[np.float64], k: int) -> Floats:
+    def distances(self, labels: Labels, centers: Floats) -> npt.NDArray[np.float64]:
+        """Distance of every point to the centroid that its label names."""
+        found = np.empty((len(labels), 1), dtype=np.float32)
+        named = labels.astype(np.int64)[:, np.newaxis]
+        _native.score_lists(
+            self.kernels, self.metric, self.points, centers, named, found, self.threads
+        )
+        exact: npt.NDArray[np.float64] = found[:, 0].astype(np.float64)
+        return exact
+
+    def means(self, labels: Labels, centers: Floats) -> Floats:
         """Mean of every cluster; an empty one takes over the point that lies farthest."""
+        k = len(centers)
         sums, totals, counts = self.sums(labels, k)
         if (totals <= 0).any():
-            labels = self.refill(labels, distances, totals, counts)
+            labels = self.refill(labels, self.distances(labels, centers), totals, counts)
             sums, totals, counts = self.sums(labels, k)
         still_empty = totals <= 0
         totals[still_empty] = 1
@@ -344,7 +356,9 @@ class _Run:
         sums = np.empty((k, self.points.shape[1]), dtype=np.float64)
         totals = np.empty(k, dtype=np.float64)
         counts = np.empty(k, dtype=np.int64)
-        _native.cluster_sums(self.points, labels, self.weights, sums, totals, counts, self.threads)
+        _native.cluster_sums(
+            self.kernels, self.points, labels, self.weights, sums, totals, counts, self.threads
+        )
         return sums, totals, counts
 
     def refill(
@@ -376,11 +390,17 @@ class _Run:
 
 
 def _assign(
-    points: Floats, centers: Floats, metric: str, kernels: Kernels, threads: int
+    points: Floats,
+    centers: Floats,
+    metric: str,
+    kernels: Kernels,
+    threads: int,
+    with_distances: bool = True,
 ) -> tuple[Labels, Floats]:
     labels = np.empty(len(points), dtype=np.int32)
-    distances = np.empty(len(points), dtype=np.float32)
-    _native.assign(kernels, metric, points, centers, labels, distances, threads)
+    distances = np.empty(len(points) if with_distances else 0, dtype=np.float32)
+    out = distances if with_distances else None
+    _native.assign(kernels, metric, points, centers, labels, out, threads)
     return labels, distances
 
 
