@@ -20,6 +20,18 @@ cdef extern from "drive/rows.h" namespace "lw" nogil:
         kL2
         kInnerProduct
         kCosine
+    cdef enum class Number:
+        kFloat32
+        kUint8
+        kInt8
+    cdef cppclass CRows "lw::Rows":
+        const void* data
+        Number type
+
+ctypedef fused number:
+    float
+    uint8_t
+    int8_t
 
 
 cdef cbool interrupt_asked(void* context) noexcept nogil:
@@ -47,6 +59,29 @@ cdef int expect(cbool condition, str what) except -1:
     if not condition:
         raise ValueError("native call: " + what)
     return 0
+
+
+cdef object _hold(const number[:, ::1] rows, CRows* view, size_t* n, size_t* dim):
+    if number is float:
+        view.type = Number.kFloat32
+    elif number is uint8_t:
+        view.type = Number.kUint8
+    else:
+        view.type = Number.kInt8
+    view.data = &rows[0, 0]
+    n[0] = rows.shape[0]
+    dim[0] = rows.shape[1]
+    return rows
+
+
+cdef object hold_rows(rows, CRows* view, size_t* n, size_t* dim):
+    """View rows of float32, uint8 or int8; returns what holds on to them."""
+    cdef str numbers = memoryview(rows).format
+    if numbers == "B":
+        return _hold[uint8_t](rows, view, n, dim)
+    if numbers == "b":
+        return _hold[int8_t](rows, view, n, dim)
+    return _hold[float](rows, view, n, dim)
 
 
 cdef Metric to_metric(str metric) except *:

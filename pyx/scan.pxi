@@ -10,7 +10,7 @@ cdef extern from "drive/store.h" namespace "lw" nogil:
         const int64_t* list_size
         const int64_t* row_of
         const int64_t* labels
-        const float* rows
+        CRows rows
         double max_norm
     cdef cppclass Request:
         const float* queries
@@ -87,7 +87,8 @@ cdef extern from "drive/codes.h" namespace "lw" nogil:
 cdef class Store:
     """Rows in lists. Holds on to the arrays that it is made of.
 
-    row_of (positions,) may be None for a single list that holds the rows in order, labels (n,) for row numbers.
+    row_of (positions,) may be None for a single list that holds the rows in order, labels (n,) for row numbers. rows
+    are float32, uint8 or int8.
     Positions before first_position are those of an earlier store, which has checked them.
     """
 
@@ -96,10 +97,10 @@ cdef class Store:
     cdef object _arrays
 
     def __init__(self, str metric, const int64_t[::1] list_begin, const int64_t[::1] list_size,
-                 const int64_t[::1] row_of, const int64_t[::1] labels, const float[:, ::1] rows, double max_norm,
-                 int64_t first_position=0):
+                 const int64_t[::1] row_of, const int64_t[::1] labels, rows, double max_norm, int64_t first_position=0):
         cdef size_t n_lists = list_size.shape[0], i
-        cdef int64_t at, n_rows = rows.shape[0]
+        cdef object held = hold_rows(rows, &self.view.rows, &self.view.n_rows, &self.view.dim)
+        cdef int64_t at, n_rows = self.view.n_rows
         cdef cbool sound = True, in_order = row_of is None
         expect(<size_t> list_begin.shape[0] == n_lists + 1 and n_lists > 0 and list_begin[0] == 0, "store lists")
         self.positions = list_begin[n_lists]
@@ -118,16 +119,13 @@ cdef class Store:
                 for at in range(max(list_begin[i], first_position), list_begin[i] + list_size[i]):
                     sound = sound and 0 <= row_of[at] < n_rows
         expect(sound, "store lists or rows")
-        self._arrays = (list_begin, list_size, row_of, labels, rows)
-        self.view.dim = rows.shape[1]
+        self._arrays = (list_begin, list_size, row_of, labels, held)
         self.view.metric = to_metric(metric)
-        self.view.n_rows = n_rows
         self.view.n_lists = n_lists
         self.view.list_begin = &list_begin[0]
         self.view.list_size = &list_size[0]
         self.view.row_of = <const int64_t*> NULL if in_order else &row_of[0]
         self.view.labels = <const int64_t*> NULL if labels is None else &labels[0]
-        self.view.rows = &rows[0, 0]
         self.view.max_norm = max_norm
 
 

@@ -243,8 +243,8 @@ bool fill_bits(const Kernels& kernels, const Store& store, const BitPlan& plan, 
   return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     const std::size_t begin = first + piece * kRowsTogether;
     const std::size_t n = std::min(kRowsTogether, last - begin);
-    const float* rows[kRowsTogether];
-    for (std::size_t i = 0; i < n; ++i) rows[i] = store.row_data(begin + i);
+    const Gathered gathered(store, begin, n);
+    const float* const* const rows = gathered.rows;
     const Projected projected(kernels, plan, rows, n);
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t at = begin + i;

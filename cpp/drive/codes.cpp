@@ -562,8 +562,8 @@ bool fill_codes(const Kernels& kernels, const Store& store, const CodePlan& plan
   return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     const std::size_t begin = first + piece * kRowsTogether;
     const std::size_t n = std::min(kRowsTogether, last - begin);
-    const float* rows[kRowsTogether];
-    for (std::size_t i = 0; i < n; ++i) rows[i] = store.row_data(begin + i);
+    const Gathered gathered(store, begin, n);
+    const float* const* const rows = gathered.rows;
     std::vector<float> centred(plan.panels == nullptr ? 0 : n * plan.dim);
     std::vector<float> y(n * stride);
     project(kernels, plan, rows, n, centred.data(), y.data());

@@ -18,13 +18,13 @@ double squared_norm(const float* x, std::size_t dim) {
 
 }  // namespace
 
-void score_rows(const Kernels& kernels, Metric metric, const float* query, const float* rows, const std::int64_t* ids,
+void score_rows(const Kernels& kernels, Metric metric, const float* query, const Rows& rows, const std::int64_t* ids,
                 std::size_t n, std::size_t dim, float* distances) {
-  if (metric == Metric::kL2) {
-    kernels.l2_rows(query, rows, ids, n, dim, distances);
-    return;
-  }
-  kernels.dot_rows(query, rows, ids, n, dim, distances);
+  const auto score = metric == Metric::kL2 ? kernels.l2_rows : kernels.dot_rows;
+  for_each_named(rows, ids, n, dim, [&](const float* floats, const std::int64_t* named, std::size_t first, auto m) {
+    score(query, floats, named, m, dim, distances + first);
+  });
+  if (metric == Metric::kL2) return;
   const bool cosine = metric == Metric::kCosine;
   for (std::size_t i = 0; i < n; ++i) {
     // A product of two rounded unit vectors may be a little more than 1.
@@ -32,7 +32,7 @@ void score_rows(const Kernels& kernels, Metric metric, const float* query, const
   }
 }
 
-bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries, const float* rows,
+bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries, const Rows& rows,
                  std::size_t dim, const std::int64_t* ids, std::size_t n_ids, float* distances, std::size_t n_threads,
                  const Interrupt& interrupt) {
   constexpr std::size_t kIdsPerPiece = 1024;
@@ -57,21 +57,24 @@ bool score_lists(const Kernels& kernels, Metric metric, const float* queries, st
   });
 }
 
-double squared_norms(const float* rows, std::size_t n, std::size_t dim, double* out) {
+double squared_norms(const Rows& rows, std::size_t n, std::size_t dim, double* out) {
   const DefaultFloatMode mode;
+  std::vector<float> widened(rows.room(1, dim));
   double largest = 0.0;
   for (std::size_t i = 0; i < n; ++i) {
-    out[i] = squared_norm(rows + i * dim, dim);
+    out[i] = squared_norm(rows.row(i, dim, widened.data()), dim);
     largest = std::max(largest, out[i]);
   }
   return largest;
 }
 
-void mean(const float* rows, std::size_t n, std::size_t dim, float* out) {
+void mean(const Rows& rows, std::size_t n, std::size_t dim, float* out) {
   const DefaultFloatMode mode;
   std::vector<double> sum(dim, 0.0);
+  std::vector<float> widened(rows.room(1, dim));
   for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(rows[i * dim + d]);
+    const float* const row = rows.row(i, dim, widened.data());
+    for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(row[d]);
   }
   for (std::size_t d = 0; d < dim; ++d) out[d] = n == 0 ? 0.0f : static_cast<float>(sum[d] / static_cast<double>(n));
 }

@@ -183,9 +183,10 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
     auto& [begin, width, largest] = work[piece];
     std::vector<float> row(dim);
     std::vector<float> scratch(dim);
+    std::vector<float> widened(store.rows.room(1, dim));
     float* const block = data + begin * dim;
     for (std::size_t c = 0; c < width; ++c) {
-      const float* const original = store.row_data(begin + c);
+      const float* const original = store.row_data(begin + c, widened.data());
       double norm2 = 0.0;
       if (original == nullptr) {
         std::fill(row.begin(), row.end(), 0.0f);

@@ -47,7 +47,10 @@ bool rescore(const Kernels& kernels, const Store& store, const float* queries, s
         continue;
       }
       float distances[kTogether];
-      kernels.l2_rows_within(query, store.rows, named.data() + first, n, store.dim, bound, distances);
+      for_each_named(store.rows, named.data() + first, n, store.dim,
+                     [&](const float* floats, const std::int64_t* ids, std::size_t at, std::size_t m) {
+                       kernels.l2_rows_within(query, floats, ids, m, store.dim, bound, distances + at);
+                     });
       for (std::size_t i = 0; i < n; ++i) {
         if (distances[i] == std::numeric_limits<float>::infinity()) continue;
         const std::int64_t row = named[first + i];

@@ -18,22 +18,35 @@ struct Store {
   const std::int64_t* list_size;   // [n_lists], rows in the list; the rest is padding
   const std::int64_t* row_of;      // [positions], row number, -1 for padding; null if position p holds row p
   const std::int64_t* labels;      // [n_rows], the caller's id of each row; null if it is the row number
-  const float* rows;               // [n_rows, dim], original
+  Rows rows;                       // [n_rows, dim], original
   double max_norm;                 // the largest |x|
 
   std::int64_t row(std::size_t position) const {
     return row_of == nullptr ? static_cast<std::int64_t>(position) : row_of[position];
   }
-  // The row at a position, null for padding.
-  const float* row_data(std::size_t position) const {
+  // The row at a position as Rows::row has it, null for padding.
+  const float* row_data(std::size_t position, float* widened) const {
     const std::int64_t number = row(position);
     const bool present = number >= 0 && number < static_cast<std::int64_t>(n_rows);
-    return present ? rows + static_cast<std::size_t>(number) * dim : nullptr;
+    return present ? rows.row(static_cast<std::size_t>(number), dim, widened) : nullptr;
   }
 };
 
 // Rows that are projected together.
 inline constexpr std::size_t kRowsTogether = 64;
+
+// The rows at n positions, at most kRowsTogether, null for padding.
+struct Gathered {
+  const float* rows[kRowsTogether];
+
+  Gathered(const Store& store, std::size_t begin, std::size_t n) : widened_(store.rows.room(n, store.dim)) {
+    const std::size_t stride = store.rows.room(1, store.dim);
+    for (std::size_t i = 0; i < n; ++i) rows[i] = store.row_data(begin + i, widened_.data() + i * stride);
+  }
+
+ private:
+  std::vector<float> widened_;
+};
 
 // Where each of n vectors begins.
 inline std::vector<const float*> rows_of(const float* x, std::size_t n, std::size_t dim) {
@@ -117,7 +130,7 @@ void settle(const Kernels& kernels, const Store& store, const float* query, cons
             Search& search);
 
 // The k nearest of the n_ids rows that each query names, -1 for none; a row named twice counts once. Reads of a row
-// only what it takes to see that it cannot be among them. Returns false if interrupted.
+// only what it takes to see that it cannot be among them, unless it is widened. Returns false if interrupted.
 [[nodiscard]] bool rescore(const Kernels& kernels, const Store& store, const float* queries, std::size_t n_queries,
                            const std::int64_t* rows, std::size_t n_ids, std::size_t k, const Output& output,
                            std::size_t n_threads, const Interrupt& interrupt);

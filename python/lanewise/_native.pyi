@@ -11,6 +11,7 @@ _F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _U64 = npt.NDArray[np.uint64]
+_Numbers = npt.NDArray[np.float32 | np.uint8 | np.int8]
 
 @disjoint_base
 class Kernels:
@@ -110,7 +111,7 @@ class Store:
         list_size: _I64,
         row_of: _I64 | None,
         labels: _I64 | None,
-        rows: _F32,
+        rows: _Numbers,
         max_norm: float,
         first_position: int = 0,
     ) -> None: ...
@@ -219,13 +220,13 @@ def score_lists(
     kernels: Kernels,
     metric: str,
     queries: _F32,
-    rows: _F32,
+    rows: _Numbers,
     ids: _I64,
     distances: _F32,
     n_threads: int,
 ) -> None: ...
-def squared_norms(rows: _F32, out: _F64) -> float: ...
-def mean(rows: _F32, out: _F32) -> None: ...
+def squared_norms(rows: _Numbers, out: _F64) -> float: ...
+def mean(rows: _Numbers, out: _F32) -> None: ...
 def normalize(rows: _F32, out: _F32) -> None: ...
 def fill_blocks(
     kernels: Kernels,
