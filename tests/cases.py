@@ -117,6 +117,14 @@ CODE_DATA = {
 }
 
 
+def octets(rng, shape, dtype):
+    """Whole numbers of a byte, the smallest and the largest among them."""
+    limits = np.iinfo(dtype)
+    rows = rng.integers(limits.min, limits.max + 1, shape, dtype=dtype)
+    rows[0], rows[-1] = limits.min, limits.max
+    return rows
+
+
 def unit(rows):
     """Rows of length one, as the cosine wants them."""
     out = np.empty_like(rows)

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from lanewise import arrays
 from lanewise.arrays import (
+    as_kept_matrix,
     as_matrix,
     as_ndarray,
     as_queries,
@@ -204,6 +205,32 @@ def test_float64_is_rounded_to_nearest():
 )
 def test_narrow_types_keep_their_values(values):
     np.testing.assert_array_equal(as_matrix(values, "base").astype(values.dtype), values)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1"])
+def test_bytes_may_stay_bytes(dtype):
+    values = ROWS.astype(dtype)
+    kept = as_kept_matrix(values, "base", 3)
+    assert np.shares_memory(kept, values)
+    for wrapped in (OnlyInterface(values), np.asfortranarray(values)):
+        kept = as_kept_matrix(wrapped, "base", 3)
+        assert kept.dtype == dtype
+        assert kept.flags.c_contiguous
+        np.testing.assert_array_equal(kept, values)
+    for floats in (as_matrix(values, "base"), as_kept_matrix(values.tolist(), "base", 3)):
+        np.testing.assert_array_equal(contiguous_float32(floats), ROWS)
+    assert as_kept_matrix(values[:0], "base", 3).shape == (0, 3)
+    for wrong, words in ((values[0], "2-D"), (values[:, :2], "dimension 3, got 2")):
+        with pytest.raises(ValueError, match=f"^base: expected .*{words}"):
+            as_kept_matrix(wrong, "base", 3)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_other_types_are_kept_as_floats(dtype):
+    kept = as_kept_matrix(ROWS.astype(dtype), "base", 3)
+    np.testing.assert_array_equal(contiguous_float32(kept), ROWS)
+    with pytest.raises(ValueError, match=r"^base: expected finite values, got nan"):
+        as_kept_matrix(np.full((1, 3), np.nan, dtype), "base", 3)
 
 
 # --- bfloat16 -----------------------------------------------------------------------------------

@@ -486,13 +486,13 @@ def interrupt_at(step, call):
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("sizes", [(40, 30), (100, 1), (0, 5)])
-@pytest.mark.parametrize("kind", ["flat", "ivf"])
+@pytest.mark.parametrize("kind", ["flat", "widened", "ivf"])
 def test_an_interrupted_add_is_whole_or_nothing(rng, kind, sizes, metric):
     """Wherever it is interrupted, and what is added afterwards is right either way."""
     first, second = sizes
     X = cases.integers(rng, (first + second + 20, 3), 50)
 
-    empty = lw.Flat(3, metric) if kind == "flat" else lw.IVF(3, 4, metric, n_probe=4).train(X)
+    empty = lw.IVF(3, 4, metric, n_probe=4).train(X) if kind == "ivf" else lw.Flat(3, metric)
 
     def make(*parts):
         index = copy.deepcopy(empty)
@@ -501,6 +501,7 @@ def test_an_interrupted_add_is_whole_or_nothing(rng, kind, sizes, metric):
         return index
 
     old, new, later = X[:first], X[first : first + second], X[first + second :]
+    old = old.astype(np.int8) if kind == "widened" else old
     after = {
         len(index): (answers(index, X[:5], 1), answers(index.add(later), X[:5], 1))
         for index in (make(old), make(old, new))

@@ -1,7 +1,8 @@
 """Validation of what users pass in: vectors, ids, numbers and names.
 
 Every public function of the package sends its arguments through here, so the rest of the code
-may rely on C-contiguous float32 rows and int64 ids, and every mistake is reported in one style:
+may rely on C-contiguous rows, of float32 unless it asks for bytes as well, and int64 ids, and every
+mistake is reported in one style:
 ``argument: expected this, got that``.
 """
 
@@ -12,15 +13,19 @@ import math
 import numbers
 import operator
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 METRICS = ("l2", "ip", "cosine")
 
-VECTOR_TYPES = (np.float32, np.float16, np.float64, np.uint8, np.int8)
+BYTES = (np.uint8, np.int8)
+VECTOR_TYPES = (np.float32, np.float16, np.float64, *BYTES)
 _VECTOR_NAMES = "float32, float16, float64, bfloat16, uint8 or int8"
+
+# Vectors as they are kept.
+Numbers: TypeAlias = npt.NDArray[np.float32 | np.uint8 | np.int8]
 
 # Elements looked at in one step of the finite check: 1 MB of float32, so that the boolean
 # temporary stays in cache and does not grow with the array.
@@ -78,10 +83,41 @@ def as_matrix(
     array([[1., 2.],
            [3., 4.]], dtype=float32)
     """
-    array = _as_vectors(x, name)
-    if array.ndim != 2:
-        raise ValueError(f"{name}: expected a 2-D array (n, d), got shape {array.shape}")
-    return _as_float32(array, name, dim, allow_empty, finite)
+    return _as_float32(_as_vector_rows(x, name), name, dim, allow_empty, finite)
+
+
+def as_kept_matrix(x: Any, name: str, dim: int) -> Numbers:
+    """Return vectors as a C-contiguous matrix of the type in which an index keeps them.
+
+    Parameters
+    ----------
+    x : array-like of shape (n, dim)
+        As `as_matrix` takes it.
+    name : str
+        Name of the argument, for error messages.
+    dim : int
+        The dimension that the vectors must have.
+
+    Returns
+    -------
+    ndarray of float32, uint8 or int8, shape (n, dim)
+        uint8 and int8 stay what they are, everything else is what `as_matrix` returns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_matrix` does.
+
+    Examples
+    --------
+    >>> as_kept_matrix(np.ones((1, 3), dtype=np.uint8), "X", 3)
+    array([[1, 1, 1]], dtype=uint8)
+    """
+    array = _as_vector_rows(x, name)
+    if array.dtype.type not in BYTES:
+        return _as_float32(array, name, dim, allow_empty=True, finite=True)
+    _check_shape(array, name, dim, allow_empty=True)
+    return np.require(array, requirements=["C", "A"])
 
 
 def as_queries(x: Any, name: str, dim: int) -> npt.NDArray[np.float32]:
@@ -413,9 +449,14 @@ def _as_vectors(x: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _as_float32(
-    array: npt.NDArray[Any], name: str, dim: int | None, allow_empty: bool, finite: bool
-) -> npt.NDArray[np.float32]:
+def _as_vector_rows(x: Any, name: str) -> npt.NDArray[Any]:
+    array = _as_vectors(x, name)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected a 2-D array (n, d), got shape {array.shape}")
+    return array
+
+
+def _check_shape(array: npt.NDArray[Any], name: str, dim: int | None, allow_empty: bool) -> None:
     n, d = array.shape
     if d == 0:
         raise ValueError(f"{name}: expected at least one dimension, got shape {array.shape}")
@@ -423,6 +464,12 @@ def _as_float32(
         raise ValueError(f"{name}: expected dimension {dim}, got {d}")
     if n == 0 and not allow_empty:
         raise ValueError(f"{name}: expected at least one row, got shape {array.shape}")
+
+
+def _as_float32(
+    array: npt.NDArray[Any], name: str, dim: int | None, allow_empty: bool, finite: bool
+) -> npt.NDArray[np.float32]:
+    _check_shape(array, name, dim, allow_empty)
     # Overflow is found by the finite check below, with the place where it happened.
     with np.errstate(all="ignore"):
         floats = np.require(array, np.float32, ["C", "A"])

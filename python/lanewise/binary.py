@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
+from lanewise.arrays import Numbers
 from lanewise.coding import centered_sample, packed, principal_axes, worth_axes
 from lanewise.kernels import Kernels
 from lanewise.planes import Arrays, Floats, LearnedPlanes
@@ -75,12 +76,12 @@ class BitPlan:
         return self.center.nbytes + (0 if self.panels is None else self.panels.nbytes)
 
 
-def learn(rows: Floats, rotation: str | None, seed: int) -> BitPlan:
+def learn(rows: Numbers, rotation: str | None, seed: int) -> BitPlan:
     """Choose axes, their number and the number of bits for rows.
 
     Parameters
     ----------
-    rows : ndarray of float32, shape (n, dim), n > 0
+    rows : ndarray of float32, uint8 or int8, shape (n, dim), n > 0
     rotation : {"auto", "pca", "fwht"}
         "fwht" rotates at random alone; before that, principal axes leave out what hardly matters.
     seed : int
@@ -196,7 +197,7 @@ class BinaryPlanes(LearnedPlanes[BitPlan]):
             "errors": (np.uint16, (positions,)),
         }
 
-    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> BinaryPlanes:
+    def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> BinaryPlanes:
         """See `Planes`: what is learned are axes, and how many bits there are."""
         return self._with(learn(rows, self.axes, self.seed), {}).grown(positions)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
+from lanewise.arrays import Numbers
 
 __all__ = ["check_lengths", "normalized"]
 
@@ -15,7 +16,7 @@ __all__ = ["check_lengths", "normalized"]
 _MAX_NORM2 = float(np.finfo(np.float32).max) / 8
 
 
-def check_lengths(X: npt.NDArray[np.float32], name: str) -> float:
+def check_lengths(X: Numbers, name: str) -> float:
     """Return the largest squared length, or raise ValueError if a distance could overflow."""
     norms2 = np.empty(len(X), dtype=np.float64)
     largest = _native.squared_norms(X, norms2)

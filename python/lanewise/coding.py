@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
+from lanewise.arrays import Numbers
 from lanewise.kernels import Kernels
 
 __all__ = [
@@ -110,13 +111,13 @@ class CodePlan:
 
 
 def learn(
-    rows: Floats, rotation: str | None, body_bits: int, kernels: Kernels, n_threads: int
+    rows: Numbers, rotation: str | None, body_bits: int, kernels: Kernels, n_threads: int
 ) -> CodePlan:
     """Choose axes, scales and steps for rows.
 
     Parameters
     ----------
-    rows : ndarray of float32, shape (n, dim), n > 0
+    rows : ndarray of float32, uint8 or int8, shape (n, dim), n > 0
     rotation : {"auto", "pca", None}
         Principal axes put the largest part of a distance into the first dimensions, so that a scan
         can stop early; where all directions are alike they gain nothing, and "auto" measures that
@@ -141,10 +142,11 @@ def learn(
     return min(plans, key=lambda plan: plan[0])[1]
 
 
-def centered_sample(rows: Floats) -> tuple[Floats, Floats]:
+def centered_sample(rows: Numbers) -> tuple[Floats, Floats]:
     """Return some rows to learn from, and their mean."""
     # Every so-many-th row: rows that were added together lie together.
-    sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+    some = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+    sample = np.ascontiguousarray(some, dtype=np.float32)
     return sample, sample.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
@@ -189,7 +191,7 @@ def _plan(
         whole, 1, ends, center, panels, distortion, scales, 1.0, 1.0, 0.0, _CERTAIN
     )
     Y = np.empty_like(sample)
-    trivial.project(kernels, np.ascontiguousarray(sample), Y, n_threads)
+    trivial.project(kernels, sample, Y, n_threads)
 
     spread = np.sqrt((Y.astype(np.float64) ** 2).mean(axis=0))
     largest = np.abs(Y).max(axis=0)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import io
+from lanewise.arrays import Numbers
 from lanewise.kernels import Kernels
 from lanewise.result import RangeResult, SearchResult
 from lanewise.store import Rows
@@ -64,8 +65,8 @@ class Flat:
     |q - x|^2 < |q|^2 + |x|^2 - 2t. Where a row is hardly longer than `delta`, reading it is
     cheaper than pruning, and `eps0` makes no difference.
 
-    Vectors are stored as float32. Their length is limited to about 6.5e18, so that no distance
-    overflows.
+    Vectors are stored as float32, or in a quarter of that as uint8 or int8, see `add`. Their length
+    is limited to about 6.5e18, so that no distance overflows.
 
     Examples
     --------
@@ -97,7 +98,9 @@ class Flat:
         Parameters
         ----------
         X : array-like of shape (n, dim)
-            float32, float16, uint8, int8 and others that `lanewise.arrays.as_matrix` takes.
+            float32, float16, uint8, int8 and others that `lanewise.arrays.as_matrix` takes. Rows of
+            uint8 or int8 are kept as such, for "l2" and "ip", as long as all rows are of that one
+            type; once others are added, all are kept as float32. It never changes an answer.
         ids : array-like of int, shape (n,), optional
             Ids of the vectors, not negative, none twice and none in the index already. By default
             they count on from the largest id so far, beginning at 0.
@@ -113,6 +116,14 @@ class Flat:
         ValueError, TypeError
             If `X` is no such matrix, holds NaN or infinities, or too long vectors; if `ids` do not
             fit. Nothing is added then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lanewise as lw
+        >>> index = lw.Flat(2).add(np.array([[0, 255]], dtype=np.uint8))
+        >>> index.rows.dtype, index.add([[0.5, 1.5]]).rows.dtype
+        (dtype('uint8'), dtype('float32'))
         """
         self._rows.append(X, ids, n_threads)
         return self
@@ -291,8 +302,8 @@ class Flat:
         Returns
         -------
         SearchResult
-            Shapes (n_queries, k). For L2 a row is read only as far as it takes to see that it is
-            none of them; the answer is that of `score` and a sort, bit for bit.
+            Shapes (n_queries, k). For L2 a float row is read only as far as it takes to see that it
+            is none of them; the answer is that of `score` and a sort, bit for bit.
 
         Raises
         ------
@@ -411,10 +422,11 @@ class Flat:
         return self._rows.ids
 
     @property
-    def rows(self) -> npt.NDArray[np.float32]:
+    def rows(self) -> Numbers:
         """The rows that answers are settled on, in the order of `ids`; normalised for the cosine.
 
-        Read-only; a view unless vectors were removed.
+        float32, or the uint8 or int8 that `add` kept. Read-only; a view unless vectors were
+        removed.
         """
         snapshot = self._rows.snapshot
         live = snapshot.state.live

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
+from lanewise.arrays import Numbers
 from lanewise.coding import CodePlan, learn, measured
 from lanewise.kernels import Kernels
 from lanewise.rotation import RandomRotation
@@ -29,7 +30,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 class Planes(Protocol):
     """What a scan reads first. Arrays may be longer than what is filled: that is room to grow."""
 
-    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> Self:
+    def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> Self:
         """Return empty planes with what there is to learn learned from the rows."""
 
     def grown(self, positions: int) -> Self:
@@ -79,7 +80,7 @@ class BlockPlanes:
         self._data = np.empty(0, dtype=np.float32)
         self._max_centered_norm2 = 0.0
 
-    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> BlockPlanes:
+    def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> BlockPlanes:
         """See `Planes`: what is learned is the mean."""
         new = BlockPlanes(self.dim, self.seed, self.product)
         _native.mean(rows, new._center)
@@ -256,7 +257,7 @@ class CodePlanes(LearnedPlanes[CodePlan]):
             "tails": (np.uint16, (native.n_tails, positions)),
         }
 
-    def fitted(self, rows: Floats, positions: int, kernels: Kernels, threads: int) -> CodePlanes:
+    def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> CodePlanes:
         """See `Planes`: what is learned are axes, steps and scales."""
         plan = learn(rows, self.axes, self.body_bits, kernels, threads)
         return self._with(plan, {}).grown(positions)

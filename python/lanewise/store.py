@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from lanewise import _native
 from lanewise.arrays import (
+    BYTES,
+    Numbers,
+    as_kept_matrix,
     as_matrix,
     as_queries,
     as_vector_ids,
@@ -51,7 +54,7 @@ class State:
     may already use it.
     """
 
-    rows: Floats
+    rows: Numbers
     planes: Planes
     list_begin: Ids
     list_size: Ids
@@ -80,7 +83,7 @@ class Snapshot:
     """A state as searches see it: they hold on to it while rows are added."""
 
     state: State
-    rows: Floats
+    rows: Numbers
     store: _native.Store
     planes: _native.Blocks | _native.Codes | _native.Bits | None
 
@@ -171,6 +174,13 @@ class Rows:
         """Validate vectors to be stored; return them canonical, and their largest squared norm."""
         return self._canonical(as_matrix(X, name, dim=self.dim), name)
 
+    def _as_kept_rows(self, X: Any, name: str) -> tuple[Numbers, float]:
+        """Like `as_rows`, but uint8 and int8 stay what they are unless rows are normalised."""
+        if self.metric == "cosine":
+            return self.as_rows(X, name)
+        rows = as_kept_matrix(X, name, self.dim)
+        return rows, check_lengths(rows, name)
+
     def as_canonical_queries(self, queries: Any) -> Floats:
         """Validate queries; return them as they are scored."""
         return self._canonical(as_queries(queries, "queries", self.dim), "queries")[0]
@@ -182,7 +192,7 @@ class Rows:
 
     def append(self, X: Any, ids: Any, n_threads: int | None) -> None:
         """Add rows at the end of the only list."""
-        rows, largest = self.as_rows(X, "X")
+        rows, largest = self._as_kept_rows(X, "X")
         wanted = None if ids is None else _as_new_ids(ids, len(rows))
         threads = self.threads(n_threads)
         if len(rows) == 0:
@@ -193,7 +203,9 @@ class Rows:
             old = new.n
             new.n = old + len(rows)
             new.list_begin, new.list_size = _one_list(new.n)
-            new.rows = _with_room(new.rows, old, new.n)
+            # Rows of two types meet as floats.
+            dtype = rows.dtype if old == 0 or rows.dtype == new.rows.dtype else np.dtype(np.float32)
+            new.rows = _with_room(new.rows, old, new.n, dtype)
             new.rows[old : new.n] = rows
             if new.allowed is not None:
                 live = np.ones(new.n, dtype=np.bool_)
@@ -235,7 +247,7 @@ class Rows:
                 self._compact(new, live, threads)
         if new.ids is None:
             new.ids = np.arange(new.n)
-        new.ids = _with_room(new.ids, new.n, new.n + m)
+        new.ids = _with_room(new.ids, new.n, new.n + m, new.ids.dtype)
         new.ids[new.n : new.n + m] = wanted
         new.next_id = max(new.next_id, int(wanted.max()) + 1)
 
@@ -308,7 +320,7 @@ class Rows:
             return
         rows = new.rows[: new.n]
         trials = np.arange(0, new.n, -(-new.n // _TRIALS))
-        Q = np.ascontiguousarray(rows[trials])
+        Q = np.ascontiguousarray(rows[trials], dtype=np.float32)
         distances = np.empty((len(Q), k + 1), dtype=np.float32)
         found = np.empty((len(Q), k + 1), dtype=np.int64)
         # Ids are row numbers here: the store's own may be the caller's.
@@ -329,7 +341,11 @@ class Rows:
         )
         # A query is its own nearest row, or as near as it.
         new.planes = new.planes.calibrated(
-            Q, rows[found[:, 1:]], distances[:, 1:], self.kernels, threads
+            Q,
+            rows[found[:, 1:]].astype(np.float32, copy=False),
+            distances[:, 1:],
+            self.kernels,
+            threads,
         )
 
     def _fill(self, new: State, first: int, threads: int) -> None:
@@ -603,7 +619,7 @@ class Rows:
             kernels,
             n_threads,
         )
-        _check_arrays(header, arrays, rows.dim)
+        _check_arrays(header, arrays, rows.dim, rows.metric)
         planes = {
             name.removeprefix("planes."): array
             for name, array in arrays.items()
@@ -637,12 +653,14 @@ def _unpickled(
 
 
 def _check_arrays(
-    header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], dim: int
+    header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], dim: int, metric: str
 ) -> None:
     """Raise ValueError unless arrays from outside fit; the native module checks the rest."""
     n = check_int(header["n"], "n", low=0)
+    kept = arrays["rows"].dtype
+    bytes_kept = metric != "cosine" and kept.type in BYTES
     shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
-        "rows": (np.float32, (n, dim)),
+        "rows": (kept if bytes_kept else np.float32, (n, dim)),
         "ids": (np.int64, (n,)),
         "list_of": (np.int32, (n,)),
         "allowed": (np.uint64, (-(-n // 64),)),
@@ -716,11 +734,13 @@ def _as_new_ids(ids: Any, n: int) -> Ids:
     return wanted
 
 
-def _with_room(array: np.ndarray[Any, Any], n_used: int, n: int) -> np.ndarray[Any, Any]:
-    """Return the array, or a longer copy if it has no room for n; never what cannot be written."""
-    if n <= len(array) and array.flags.writeable:
+def _with_room(
+    array: np.ndarray[Any, Any], n_used: int, n: int, dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    """Return an array of the type that has room for n and can be written: itself, or a copy."""
+    if n <= len(array) and array.flags.writeable and array.dtype == dtype:
         return array
-    longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
+    longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=dtype)
     longer[:n_used] = array[:n_used]
     return longer
 
