@@ -159,11 +159,13 @@ def test_rows_of_two_types_meet_as_floats(rng, metric, storage, dtypes, expected
     index, wide = (lw.Flat(21, metric, storage=storage) for _ in range(2))
     for dtype in dtypes:
         # A few rows at a time: the planes are now learned anew, now filled up.
-        X = cases.octets(rng, (130, 21), SIGNED if dtype != UNSIGNED else UNSIGNED)
-        for part in np.split(X, [90, 91, 100]):
+        X = cases.octets(rng, (130, 21), UNSIGNED if dtype == UNSIGNED else SIGNED).astype(dtype)
+        if dtype not in (UNSIGNED, SIGNED):
+            X += X.dtype.type(0.25)
+        for part in np.split(X, [3, 90, 91]):
             for empty in empties:
                 index.add(np.empty((0, 21), dtype=empty))
-            index.add(part.astype(dtype))
+            index.add(part)
             wide.add(part.astype(np.float32))
     assert index.rows.dtype == expected
     assert_same_bytes(index.rows.astype(np.float32), wide.rows)
