@@ -47,7 +47,7 @@ cdef extern from "drive/scan.h" namespace "lw" nogil:
         const float* data
         double max_centered_norm
     cbool c_fill_blocks "lw::fill_blocks"(const CKernels&, const CRotation&, const float*, const CStore&, size_t,
-                                          float*, float*, double*, size_t, const Interrupt&) except +
+                                          size_t, float*, float*, double*, size_t, const Interrupt&) except +
     cbool c_scan_blocks "lw::scan_blocks"(const CKernels&, const CStore&, const CBlocks&, const Request&,
                                           const Output&, size_t, const Interrupt&) except +
 
@@ -259,18 +259,18 @@ cdef class Codes:
         finish(finished)
 
 
-def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, Store store, size_t first_position,
+def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, Store store, size_t first, size_t last,
                 float[::1] norms, float[::1] data, size_t n_threads):
-    """Rotate rows into the blocks that reach beyond first_position; norms may be None.
+    """Rotate rows into the blocks that have positions in [first, last); norms may be None.
 
     Returns the largest |x - center|^2 among them.
     """
     cdef size_t dim = rotation.plan.dim
     expect(store.view.dim == dim and <size_t> center.shape[0] == dim, "blocks dimension")
-    expect(<size_t> data.shape[0] == store.positions * dim, "blocks shapes")
+    expect(<size_t> data.shape[0] >= store.positions * dim, "blocks shapes")
     cdef float* norm = NULL
     if norms is not None:
-        expect(<size_t> norms.shape[0] == store.positions, "blocks norms")
+        expect(<size_t> norms.shape[0] >= store.positions, "blocks norms")
         norm = &norms[0]
     cdef const float* middle = &center[0]
     cdef float* block = &data[0]
@@ -278,7 +278,7 @@ def fill_blocks(Kernels kernels, Rotation rotation, const float[::1] center, Sto
     cdef Interrupt interrupt = ctrl_c()
     cdef cbool finished
     with nogil:
-        finished = c_fill_blocks(kernels.row[0], rotation.plan, middle, store.view, first_position, norm, block,
+        finished = c_fill_blocks(kernels.row[0], rotation.plan, middle, store.view, first, last, norm, block,
                                  &max_centered_norm2, n_threads, interrupt)
     finish(finished)
     return max_centered_norm2

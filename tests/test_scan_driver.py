@@ -164,8 +164,30 @@ def test_blocks_can_be_filled_bit_by_bit(kernels, rng, n_before):
         row_of = np.where(np.arange(len(norms)) < n, whole.lists.ids, -1)
         lists = cases.Lists(whole.lists.begin, np.array([n]), row_of)
         store = cases.native_store("ip", rows, lists)
-        arguments = (whole.center, store, first, norms, blocks, 2)
+        arguments = (whole.center, store, first, len(norms), norms, blocks, 2)
         largest.append(_native.fill_blocks(kernels, plan.native, *arguments))
+    assert_same_bytes(blocks, whole.arrays["blocks"])
+    assert_same_bytes(norms, whole.arrays["norms"])
+    assert max(largest) == whole.arrays["max_centered_norm2"]
+
+
+@pytest.mark.parametrize("step", [64, 128, 192])
+def test_blocks_can_be_filled_in_slices(kernels, rng, step):
+    """Blocks begin with their lists, and one on a border belongs to both of its slices."""
+    plan = cases.rotation_plan(31)
+    rows = KINDS["normal"](rng, (400, 31))
+    lists = cases.many_lists([150, 0, 10, 240])
+    whole = cases.make_store(kernels, plan, "ip", rows, lists)
+    n = len(lists.ids)
+    blocks = np.full_like(whole.arrays["blocks"], np.nan)
+    norms = np.full_like(whole.arrays["norms"], np.nan)
+    largest = []
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        arguments = (whole.center, whole.native, first, last, norms, blocks, 2)
+        largest.append(_native.fill_blocks(kernels, plan.native, *arguments))
+        assert not np.isnan(norms[:last]).any()
+        assert np.isnan(norms[last + 63 :]).all()
     assert_same_bytes(blocks, whole.arrays["blocks"])
     assert_same_bytes(norms, whole.arrays["norms"])
     assert max(largest) == whole.arrays["max_centered_norm2"]

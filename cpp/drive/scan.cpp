@@ -165,7 +165,7 @@ struct Plan {
 }  // namespace
 
 bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* center, const Store& store,
-                 std::size_t first_position, float* norms, float* data, double* max_centered_norm2,
+                 std::size_t first, std::size_t last, float* norms, float* data, double* max_centered_norm2,
                  std::size_t n_threads, const Interrupt& interrupt) {
   const std::size_t dim = rotation.dim;
   struct Block {
@@ -176,8 +176,8 @@ bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* 
   for (std::size_t l = 0; l < store.n_lists; ++l) {
     const auto end = static_cast<std::size_t>(store.list_begin[l + 1]);
     auto begin = static_cast<std::size_t>(store.list_begin[l]);
-    if (begin < first_position) begin += std::min(first_position - begin, end - begin) / kBlock * kBlock;
-    for (; begin < end; begin += kBlock) work.push_back({begin, std::min(end - begin, kBlock), 0.0});
+    if (begin < first) begin += std::min(first - begin, end - begin) / kBlock * kBlock;
+    for (; begin < std::min(end, last); begin += kBlock) work.push_back({begin, std::min(end - begin, kBlock), 0.0});
   }
   const bool finished = parallel_for(work.size(), n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     auto& [begin, width, largest] = work[piece];

@@ -20,10 +20,10 @@ struct Blocks {
   double max_centered_norm;  // the largest |x - center|
 };
 
-// Fills data and norms of every block that reaches beyond first_position. norms may be null for squared L2.
+// Fills data and norms of every block with positions in [first, last). norms may be null for squared L2.
 // *max_centered_norm2 becomes the largest |x - center|^2 of the rows it filled in. Returns false if interrupted.
 [[nodiscard]] bool fill_blocks(const Kernels& kernels, const Rotation& rotation, const float* center,
-                               const Store& store, std::size_t first_position, float* norms, float* data,
+                               const Store& store, std::size_t first, std::size_t last, float* norms, float* data,
                                double* max_centered_norm2, std::size_t n_threads, const Interrupt& interrupt);
 
 // Returns false if interrupted.

@@ -37,9 +37,9 @@ class Planes(Protocol):
         """Return planes with room for so many positions; arrays that others hold are left."""
 
     def fill(
-        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+        self, store: _native.Store, kernels: Kernels, first: int, last: int, threads: int
     ) -> Self:
-        """Enter the rows at all positions from `first` on."""
+        """Enter the rows at positions [first, last)."""
 
     def native(self, positions: int) -> _native.Blocks | _native.Codes | _native.Bits:
         """Return the filled part, as the drivers take it."""
@@ -99,7 +99,7 @@ class BlockPlanes:
         return new
 
     def fill(
-        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+        self, store: _native.Store, kernels: Kernels, first: int, last: int, threads: int
     ) -> BlockPlanes:
         """See `Planes`."""
         new = copy(self)
@@ -109,8 +109,9 @@ class BlockPlanes:
             self._center,
             store,
             first,
-            self._norms[:positions] if self.product else None,
-            self._data[: positions * self.dim],
+            last,
+            self._norms if self.product else None,
+            self._data,
             threads,
         )
         new._max_centered_norm2 = max(self._max_centered_norm2, largest)
@@ -195,10 +196,10 @@ class LearnedPlanes(ABC, Generic[AnyPlan]):
         )
 
     def fill(
-        self, store: _native.Store, kernels: Kernels, first: int, positions: int, threads: int
+        self, store: _native.Store, kernels: Kernels, first: int, last: int, threads: int
     ) -> Self:
         """See `Planes`."""
-        self.native(positions).fill(kernels, store, first // 16 * 16, positions, threads)
+        self.native(last).fill(kernels, store, first // 16 * 16, last, threads)
         return self
 
     @property
