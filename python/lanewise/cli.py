@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lanewise.lanes.compare import Progress
-
 __all__ = ["machine_facts", "main"]
 
 _WIDTH = 100
@@ -198,6 +196,7 @@ def _lanes(arguments: argparse.Namespace) -> None:
 
     from lanewise import datasets
     from lanewise.lanes import compare, report
+    from lanewise.progress import bars
 
     with _users_fault():
         budget = compare.Budget(arguments.lanes, arguments.k_lane, arguments.k)
@@ -221,7 +220,7 @@ def _lanes(arguments: argparse.Namespace) -> None:
     _print_sentences(console, report.problem_lines(problem, budget))
     comparisons = []
     for index in indexes:
-        with _progress(console, index) as progress:
+        with bars(console, index) as progress:
             comparison = compare.compare_index(
                 problem,
                 index,
@@ -235,7 +234,7 @@ def _lanes(arguments: argparse.Namespace) -> None:
         _print_sentences(console, report.footnotes(comparison))
         console.print()
         _print_sentences(console, report.reading(comparison, budget), bullet="- ")
-    with _progress(console, "plan") as progress:
+    with bars(console, "plan") as progress:
         costs = compare.planner_costs(
             budget, seed=arguments.seed, n_threads=arguments.threads, progress=progress
         )
@@ -326,31 +325,6 @@ def _print_sentences(console: Console, sentences: list[str], bullet: str = "") -
             break_on_hyphens=False,
         )
         console.print(text, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _progress(console: Console, what: str) -> Iterator[Progress]:
-    """Show bars while something runs, if somebody is watching."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    bars = Progress(
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(doing: str, done: int, total: int) -> None:
-        if doing not in tasks:
-            tasks[doing] = bars.add_task(f"{what}: {doing}", total=total)
-        bars.update(tasks[doing], completed=done)
-
-    with bars:
-        yield show
 
 
 # -------------------------------------------------------------------------------------------- info

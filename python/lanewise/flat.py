@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lanewise import io
 from lanewise.arrays import Numbers
 from lanewise.kernels import Kernels
+from lanewise.progress import Progress, reporting
 from lanewise.result import RangeResult, SearchResult
 from lanewise.store import Rows
 
@@ -92,7 +93,14 @@ class Flat:
     ) -> None:
         self._rows = Rows(dim, metric, storage, rotation, seed, kernels, n_threads)
 
-    def add(self, X: Any, ids: Any = None, *, n_threads: int | None = None) -> Self:
+    def add(
+        self,
+        X: Any,
+        ids: Any = None,
+        *,
+        progress: bool | Progress = False,
+        n_threads: int | None = None,
+    ) -> Self:
         """Add vectors.
 
         Parameters
@@ -104,6 +112,10 @@ class Flat:
         ids : array-like of int, shape (n,), optional
             Ids of the vectors, not negative, none twice and none in the index already. By default
             they count on from the largest id so far, beginning at 0.
+        progress : bool or callable, default False
+            True shows bars on a terminal while planes are learned and filled; it needs rich. Or a
+            function that is called with what is being done, the steps done and the steps in all.
+            It may ask the index, but not change it; what it raises ends the call.
         n_threads : int, optional
 
         Returns
@@ -116,6 +128,8 @@ class Flat:
         ValueError, TypeError
             If `X` is no such matrix, holds NaN or infinities, or too long vectors; if `ids` do not
             fit. Nothing is added then.
+        ImportError
+            If bars need rich and it is not installed.
 
         Examples
         --------
@@ -125,7 +139,8 @@ class Flat:
         >>> index.rows.dtype, index.add([[0.5, 1.5]]).rows.dtype
         (dtype('uint8'), dtype('float32'))
         """
-        self._rows.append(X, ids, n_threads)
+        with reporting(progress, "Flat.add") as report:
+            self._rows.append(X, ids, n_threads, report)
         return self
 
     def remove(self, ids: Any, *, n_threads: int | None = None) -> Self:

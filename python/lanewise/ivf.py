@@ -12,6 +12,7 @@ from lanewise.arrays import check_int
 from lanewise.cluster import KMeans
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
+from lanewise.progress import Progress, reporting
 from lanewise.result import SearchResult
 from lanewise.store import Rows
 
@@ -116,7 +117,9 @@ class IVF:
         self._kmeans, self._coarse = kmeans, coarse
         return self
 
-    def add(self, X: Any, *, n_threads: int | None = None) -> Self:
+    def add(
+        self, X: Any, *, progress: bool | Progress = False, n_threads: int | None = None
+    ) -> Self:
         """Add vectors; they get the next row numbers as ids.
 
         The lists are laid out anew, so add many rows at a time.
@@ -124,6 +127,8 @@ class IVF:
         Parameters
         ----------
         X : array-like of shape (n, dim)
+        progress : bool or callable, default False
+            As for `Flat.add`.
         n_threads : int, optional
 
         Returns
@@ -135,11 +140,17 @@ class IVF:
         ------
         ValueError, TypeError
             If the index is not trained or `X` does not fit. Nothing is added then.
+        ImportError
+            As from `Flat.add`.
         """
         kmeans, _ = self._trained()
         rows, _ = self._rows.as_rows(X, "X")
         threads = self._rows.threads(n_threads)
-        self._rows.arrange(rows, kmeans.predict(rows), self.n_lists, threads)
+        with reporting(progress, "IVF.add") as report:
+            report("assigning", 0, 1)
+            labels = kmeans.predict(rows)
+            report("assigning", 1, 1)
+            self._rows.arrange(rows, labels, self.n_lists, threads, report)
         return self
 
     def search(

@@ -27,6 +27,7 @@ from lanewise.binary import BinaryPlanes
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
+from lanewise.progress import Progress, say_nothing
 from lanewise.result import RangeResult, SearchResult
 from lanewise.threads import resolve_threads
 
@@ -190,7 +191,7 @@ class Rows:
             return normalized(rows), 1.0
         return rows, check_lengths(rows, name)
 
-    def append(self, X: Any, ids: Any, n_threads: int | None) -> None:
+    def append(self, X: Any, ids: Any, n_threads: int | None, report: Progress) -> None:
         """Add rows at the end of the only list."""
         rows, largest = self._as_kept_rows(X, "X")
         wanted = None if ids is None else _as_new_ids(ids, len(rows))
@@ -199,7 +200,7 @@ class Rows:
             return
         with self._lock:
             new = copy(self.snapshot.state)
-            self._add_ids(new, wanted, len(rows), threads)
+            self._add_ids(new, wanted, len(rows), threads, report)
             old = new.n
             new.n = old + len(rows)
             new.list_begin, new.list_size = _one_list(new.n)
@@ -215,17 +216,19 @@ class Rows:
             if new.n >= 2 * new.n_fitted:
                 # What was learned follows the data while it doubles: it stays fitting, and adding
                 # row by row costs a constant factor.
-                self._fit(new, threads)
+                self._fit(new, threads, report)
             else:
                 new.planes = new.planes.grown(new.positions)
-                self._fill(new, old, threads)
+                self._fill(new, old, threads, report)
             self._publish(new, old)
 
     @staticmethod
     def _all_ids(state: State) -> Ids:
         return np.arange(state.n) if state.ids is None else state.ids[: state.n]
 
-    def _add_ids(self, new: State, wanted: Ids | None, m: int, threads: int) -> None:
+    def _add_ids(
+        self, new: State, wanted: Ids | None, m: int, threads: int, report: Progress
+    ) -> None:
         """Enter the ids of m further rows."""
         if wanted is None:
             if new.next_id + m > np.iinfo(np.int64).max:
@@ -244,14 +247,21 @@ class Rows:
             live = new.live
             if live is not None and np.isin(wanted, self._all_ids(new)).any():
                 # An id that was removed comes back: two rows of one name would be one too many.
-                self._compact(new, live, threads)
+                self._compact(new, live, threads, report)
         if new.ids is None:
             new.ids = np.arange(new.n)
         new.ids = _with_room(new.ids, new.n, new.n + m, new.ids.dtype)
         new.ids[new.n : new.n + m] = wanted
         new.next_id = max(new.next_id, int(wanted.max()) + 1)
 
-    def arrange(self, X: Floats, labels: npt.NDArray[np.int32], n_lists: int, threads: int) -> None:
+    def arrange(
+        self,
+        X: Floats,
+        labels: npt.NDArray[np.int32],
+        n_lists: int,
+        threads: int,
+        report: Progress,
+    ) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
         with self._lock:
             old = self.snapshot.state
@@ -278,7 +288,7 @@ class Rows:
                 max_norm2=_native.squared_norms(rows, np.empty(len(rows), dtype=np.float64)),
             )
             if new.n > 0:
-                self._fit(new, threads)
+                self._fit(new, threads, report)
             self._publish(new)
 
     def remove(self, ids: Any, n_threads: int | None) -> None:
@@ -293,31 +303,36 @@ class Rows:
             new.n_removed += len(wanted)
             if 4 * new.n_removed > new.n:
                 # Searches still read what is removed: past a quarter the rest moves together.
-                self._compact(new, live, threads)
+                self._compact(new, live, threads, say_nothing)
             self._publish(new, new.n)
 
-    def _compact(self, new: State, live: npt.NDArray[np.bool_], threads: int) -> None:
+    def _compact(
+        self, new: State, live: npt.NDArray[np.bool_], threads: int, report: Progress
+    ) -> None:
         new.ids = np.flatnonzero(live) if new.ids is None else new.ids[: new.n][live]
         new.rows = np.asarray(new.rows[: new.n])[live]
         new.n, new.n_removed, new.allowed = len(new.rows), 0, None
         new.list_begin, new.list_size = _one_list(new.n)
         new.planes, new.n_fitted = self._no_planes(), 0
         if new.n > 0:
-            self._fit(new, threads)
+            self._fit(new, threads, report)
 
-    def _fit(self, new: State, threads: int) -> None:
+    def _fit(self, new: State, threads: int, report: Progress) -> None:
+        report("learning", 0, 1)
         new.planes = self._no_planes().fitted(
             new.rows[: new.n], new.positions, self.kernels, threads
         )
         new.n_fitted = new.n
-        self._fill(new, 0, threads)
-        self._calibrate(new, threads)
+        report("learning", 1, 1)
+        self._fill(new, 0, threads, report)
+        self._calibrate(new, threads, report)
 
-    def _calibrate(self, new: State, threads: int) -> None:
+    def _calibrate(self, new: State, threads: int, report: Progress) -> None:
         """Let rows that play queries tell how neighbours look."""
         k = min(_NEIGHBORS, new.n - 1)
         if k < 1 or not isinstance(new.planes, CodePlanes):
             return
+        report("calibrating", 0, 1)
         rows = new.rows[: new.n]
         trials = np.arange(0, new.n, -(-new.n // _TRIALS))
         Q = np.ascontiguousarray(rows[trials], dtype=np.float32)
@@ -347,10 +362,20 @@ class Rows:
             self.kernels,
             threads,
         )
+        report("calibrating", 1, 1)
 
-    def _fill(self, new: State, first: int, threads: int) -> None:
+    def _fill(self, new: State, first: int, threads: int, report: Progress) -> None:
         store = self._store(new, new.positions)
-        new.planes = new.planes.fill(store, self.kernels, first, new.positions, threads)
+        begin = first // _BLOCK * _BLOCK
+        total = new.positions - begin
+        # At a hundred places at most, and never so often that threads wait for each other.
+        step = max(-(-total // (100 * _BLOCK)), 8 * threads) * _BLOCK
+        step = total if report is say_nothing else step
+        report("filling", 0, total)
+        for at in range(begin, new.positions, step):
+            last = min(at + step, new.positions)
+            new.planes = new.planes.fill(store, self.kernels, max(at, first), last, threads)
+            report("filling", last - begin, total)
 
     def _store(self, state: State, first_position: int) -> _native.Store:
         return _native.Store(

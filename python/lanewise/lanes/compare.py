@@ -28,6 +28,7 @@ from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
 from lanewise.lanes.planning import SCHEMES, Plan, plan, query_keys
 from lanewise.lanes.search import LaneSearch
+from lanewise.progress import Progress, say_nothing
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
 
@@ -61,8 +62,6 @@ _HELD_OUT = 200
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-Progress = Callable[[str, int, int], object]
-"""Called with what is being done, the steps done, and the steps in all; from any thread."""
 
 
 @dataclass(frozen=True)
@@ -536,7 +535,7 @@ def compare_index(
     """
     index = check_choice(index, "index", INDEXES)
     threads = resolve_threads(n_threads)
-    report = progress if progress is not None else _say_nothing
+    report = progress if progress is not None else say_nothing
     method = _METHODS[index](problem, budget, seed, threads)
     shards = _shards(len(problem.base), budget.n_lanes, seed)
     started = time.perf_counter()
@@ -587,10 +586,6 @@ def heads(budget: Budget) -> list[int]:
     if budget.n_lanes < 2:
         return []
     return sorted({max(1, budget.k_lane // 2), budget.k})
-
-
-def _say_nothing(what: str, done: int, total: int) -> None:
-    pass
 
 
 def _naive(problem: Problem, budget: Budget, answers: list[SearchResult]) -> list[Variant]:
