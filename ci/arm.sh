@@ -137,10 +137,10 @@ export LANEWISE_EXPECT_ISAS=scalar,neon,neondot
 say "tests on $QEMU_CPU"
 # Most tests of the code scan compare with truths that NumPy makes, the same on every machine: emulated, that takes a
 # quarter of an hour. Those that compare kernels with each other, and bits with other machines, are what Arm is for: the
-# scalar kernels have met everything else elsewhere, and are the slowest here. Files and the life of an index are
-# Python; test_same_bits.py has a digest of it.
+# scalar kernels have met everything else elsewhere, and are the slowest here. Files, progress and the life of an index
+# are Python; test_same_bits.py has a digest of it.
 arm_pytest "$source/tests" --ignore "$source/tests/test_code_driver.py" --ignore "$source/tests/test_io.py" \
-  --ignore "$source/tests/test_life.py" -k "not scalar or same_bits" "$@"
+  --ignore "$source/tests/test_life.py" --ignore "$source/tests/test_progress.py" -k "not scalar or same_bits" "$@"
 arm_pytest "$source/tests/test_code_driver.py" -k "every_other_machine or same_bits_and_work"
 
 export QEMU_CPU=cortex-a57 # plain Armv8.0: must run without any of them

@@ -104,12 +104,12 @@ def test_answers_are_those_of_brute_force(rng, metric, storage, dtype):
 @both_types
 # Rows are widened sixteen at a time, fewer beyond 256 dimensions, on the heap beyond 1,024.
 @pytest.mark.parametrize("dim", [1, 2, 256, 257, 1024, 1025, 4096])
-def test_extremes(code_kernels, rng, metric, storage, dtype, dim):
+def test_extremes(rng, metric, storage, dtype, dim):
     limits = np.iinfo(dtype)
     X = rng.choice(np.array([limits.min, 0, limits.max], dtype=dtype), (70, dim))
     X[:20], X[20:25] = limits.max, limits.min
     Q = np.concatenate([X[[0, 20, 30]], 255 - X[30:31].astype(np.float32)])
-    indexes = twins(X, metric, storage=storage, kernels=code_kernels)
+    indexes = twins(X, metric, storage=storage)
     got, expected = (everything(index, Q) for index in indexes)
     assert_same_bytes(got, expected)
 

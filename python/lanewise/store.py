@@ -191,7 +191,9 @@ class Rows:
             return normalized(rows), 1.0
         return rows, check_lengths(rows, name)
 
-    def append(self, X: Any, ids: Any, n_threads: int | None, report: Progress) -> None:
+    def append(
+        self, X: Any, ids: Any, n_threads: int | None, report: Progress = say_nothing
+    ) -> None:
         """Add rows at the end of the only list."""
         rows, largest = self._as_kept_rows(X, "X")
         wanted = None if ids is None else _as_new_ids(ids, len(rows))
@@ -260,7 +262,7 @@ class Rows:
         labels: npt.NDArray[np.int32],
         n_lists: int,
         threads: int,
-        report: Progress,
+        report: Progress = say_nothing,
     ) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
         with self._lock:
@@ -303,11 +305,11 @@ class Rows:
             new.n_removed += len(wanted)
             if 4 * new.n_removed > new.n:
                 # Searches still read what is removed: past a quarter the rest moves together.
-                self._compact(new, live, threads, say_nothing)
+                self._compact(new, live, threads)
             self._publish(new, new.n)
 
     def _compact(
-        self, new: State, live: npt.NDArray[np.bool_], threads: int, report: Progress
+        self, new: State, live: npt.NDArray[np.bool_], threads: int, report: Progress = say_nothing
     ) -> None:
         new.ids = np.flatnonzero(live) if new.ids is None else new.ids[: new.n][live]
         new.rows = np.asarray(new.rows[: new.n])[live]
