@@ -13,7 +13,7 @@ import pytest
 from cases import THREADS, assert_same_bytes
 
 import lanewise as lw
-from lanewise import oracle
+from lanewise import io, oracle
 
 METRICS = ("l2", "ip", "cosine")
 every_metric = pytest.mark.parametrize("metric", METRICS)
@@ -424,3 +424,63 @@ def test_adds_at_once_are_one_after_another(rng):
     assert index.list_sizes.sum() == 240
     expected = lw.Flat(3).add(X).search(X, 5).distances
     assert_same_bytes(index.search(X, 5, n_probe=12).distances, expected)
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+@every_metric
+@pytest.mark.parametrize("storage", ["sq8", "f32", "binary"])
+def test_a_file_answers_as_the_index_did(tmp_path, rng, metric, storage):
+    X = blobs(rng, 400, 6)
+    index = lw.IVF(6, 12, metric, n_probe=3, storage=storage, seed=5).train(X).add(X[:300])
+    index.save(tmp_path / "index.lw")
+    for mmap in (False, True):
+        loaded = lw.IVF.load(tmp_path / "index.lw", mmap=mmap)
+        assert repr(loaded) == repr(index)
+        assert_same_bytes(loaded.centroids, index.centroids)
+        assert_same_bytes(loaded.list_sizes, index.list_sizes)
+        for n_probe in (None, 12):
+            got, expected = (one.search(X, 7, n_probe=n_probe) for one in (loaded, index))
+            assert_same_bytes(tuple(got), tuple(expected), mmap, n_probe)
+        loaded.add(X[300:])
+        whole = trained_like(index, X)
+        got, expected = (one.search(X, 7, n_probe=12) for one in (loaded, whole))
+        assert_same_bytes(tuple(got), tuple(expected), mmap)
+    untrained = lw.IVF(6, 12, metric)
+    untrained.save(tmp_path / "untrained.lw")
+    with pytest.raises(ValueError, match="train"):
+        lw.IVF.load(tmp_path / "untrained.lw").search(X, 1)
+    lw.IVF.load(tmp_path / "untrained.lw").train(X).add(X).search(X, 1)
+
+
+def trained_like(index, X):
+    """An index with the cells of another one, and all of X."""
+    other = pickle.loads(pickle.dumps(index))
+    return other.add(X[len(other) :])
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path, rng):
+    X = blobs(rng, 100, 4)
+    path = tmp_path / "index.lw"
+    index = lw.IVF(4, 5).train(X).add(X)
+    index.save(path)
+    header, arrays = io.read(path, "ivf")
+    wrong = {
+        "n_lists": ({**header, "n_lists": 6}, arrays),
+        "seed": ({name: value for name, value in header.items() if name != "seed"}, arrays),
+        "centroids": (header, {**arrays, "centroids": arrays["centroids"][:4]}),
+        "centroids of another dimension": (header, {**arrays, "centroids": np.ones((5, 3), "f4")}),
+        "centroids with NaN": (header, {**arrays, "centroids": np.full((5, 4), np.nan, "f4")}),
+        "no centroids": (header, {n: a for n, a in arrays.items() if n != "centroids"}),
+        "labels": (header, {**arrays, "list_of": arrays["list_of"][::-1].copy() * 0}),
+        "negative labels": (header, {**arrays, "list_of": arrays["list_of"] - 1}),
+        "rows in lists": (header, {**arrays, "row_of": arrays["row_of"] + 100}),
+    }
+    for what, (some_header, some_arrays) in wrong.items():
+        io.write(path, "ivf", some_header, some_arrays)
+        with pytest.raises(io.FileFormatError, match="IVF"):
+            assert lw.IVF.load(path) is None, what
+    lw.Flat(4).add(X).save(path)
+    with pytest.raises(io.FileFormatError):
+        lw.IVF.load(path)

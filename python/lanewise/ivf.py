@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from os import PathLike
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lanewise.arrays import check_int
+from lanewise import io
+from lanewise.arrays import as_matrix, check_int
 from lanewise.cluster import KMeans
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
@@ -17,6 +19,9 @@ from lanewise.result import SearchResult
 from lanewise.store import Rows
 
 __all__ = ["IVF"]
+
+_KIND = "ivf"
+_SETTINGS = ("n_lists", "n_probe", "train_iterations", "seed")
 
 
 class IVF:
@@ -99,22 +104,7 @@ class IVF:
             raise ValueError(
                 f"IVF: expected to be trained before rows are added, holds {len(self)}"
             )
-        kmeans = KMeans(
-            self.n_lists,
-            metric="cosine" if self.metric == "cosine" else "l2",
-            init="random",
-            max_iter=self.train_iterations,
-            random_state=self.seed,
-            kernels=self._rows.kernels,
-            n_threads=self._rows.n_threads,
-        ).fit(self._rows.as_rows(X, "X")[0])
-        coarse = Flat(
-            self.dim,
-            self.metric,
-            kernels=self._rows.kernels,
-            n_threads=self._rows.n_threads,
-        ).add(kmeans.cluster_centers_)
-        self._kmeans, self._coarse = kmeans, coarse
+        self._take(self._untrained().fit(self._rows.as_rows(X, "X")[0]).cluster_centers_)
         return self
 
     def add(
@@ -230,6 +220,71 @@ class IVF:
         """
         return self.search(queries, k_pool, n_probe=n_probe, n_threads=n_threads).ids
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Save the index to a file, whole or not at all; errors are those of `Flat.save`.
+
+        Examples
+        --------
+        >>> import lanewise as lw
+        >>> import tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "index.lw"
+        ...     lw.IVF(1, n_lists=2).train([[1.0], [5.0]]).add([[1.0], [5.0]]).save(path)
+        ...     lw.IVF.load(path).search([4.0], k=1).ids.tolist()
+        [[1]]
+        """
+        header, arrays = self._rows.arrays()
+        header |= {name: getattr(self, name) for name in _SETTINGS}
+        if self._kmeans is not None:
+            arrays["centroids"] = self.centroids
+        io.write(path, _KIND, header, arrays)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        mmap: bool = False,
+        verify: bool = True,
+        kernels: str | Kernels | None = None,
+        n_threads: int | None = None,
+    ) -> Self:
+        """Load an index that `save` wrote; parameters and errors are those of `Flat.load`."""
+        header, arrays = io.read(path, _KIND, mmap=("rows",) if mmap else (), verify=verify)
+        try:
+            centroids = arrays.pop("centroids", None)
+            settings = {name: header[name] for name in _SETTINGS}
+            index = cls(header["dim"], metric=header["metric"], **settings)
+            index._rows = Rows.restored(header, arrays, kernels=kernels, n_threads=n_threads)
+            _check_lists(arrays, len(index), index.n_lists, centroids is not None)
+            if centroids is not None:
+                index._take(as_matrix(centroids, "centroids", dim=index.dim))
+        except (KeyError, TypeError, ValueError) as error:
+            raise io.FileFormatError(f"{path}: expected a saved IVF, got {error}") from error
+        return index
+
+    def _take(self, centroids: npt.NDArray[np.float32]) -> None:
+        """Become trained with these cells."""
+        if len(centroids) != self.n_lists:
+            raise ValueError(f"centroids: expected {self.n_lists}, got {len(centroids)}")
+        kmeans = self._untrained()
+        kmeans.cluster_centers_, kmeans.n_features_in_ = centroids, self.dim
+        coarse = Flat(
+            self.dim, self.metric, kernels=self._rows.kernels, n_threads=self._rows.n_threads
+        ).add(centroids)
+        self._kmeans, self._coarse = kmeans, coarse
+
+    def _untrained(self) -> KMeans:
+        return KMeans(
+            self.n_lists,
+            metric="cosine" if self.metric == "cosine" else "l2",
+            init="random",
+            max_iter=self.train_iterations,
+            random_state=self.seed,
+            kernels=self._rows.kernels,
+            n_threads=self._rows.n_threads,
+        )
+
     def _trained(self) -> tuple[KMeans, Flat]:
         if self._kmeans is None or self._coarse is None:
             raise ValueError("IVF: expected a trained index, call train first")
@@ -266,3 +321,15 @@ class IVF:
 
     def __repr__(self) -> str:
         return f"IVF(dim={self.dim}, n_lists={self.n_lists}, metric={self.metric!r}, n={len(self)})"
+
+
+def _check_lists(arrays: dict[str, Any], n: int, n_lists: int, trained: bool) -> None:
+    """Raise ValueError unless what a file says of the lists fits."""
+    if n == 0:
+        return
+    labels = arrays["list_of"]
+    if not trained or len(arrays["list_size"]) != n_lists:
+        raise ValueError(f"list_size: expected {n_lists} trained lists for {n} rows")
+    sizes = np.bincount(labels, minlength=n_lists) if labels.min() >= 0 else np.empty(0)
+    if not np.array_equal(sizes, arrays["list_size"]):
+        raise ValueError("list_of: expected the lists of all rows")
