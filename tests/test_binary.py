@@ -355,7 +355,7 @@ def test_ivf(clustered):
 def test_equal_estimates_go_by_position_whatever_the_order_of_lists(kernels):
     X = np.tile(np.arange(8, dtype=np.float32), (400, 1))
     rows = lw.Flat(8, storage="binary", kernels=kernels)._rows
-    rows.arrange(X, np.repeat(np.array([1, 0], np.int32), 200), 2, 1)
+    rows.arrange(X, np.repeat(np.array([1, 0], np.int32), 200), 2, None, 1)
     for probes in ([[0, 1]], [[1, 0]]):
         found = rows.search(
             np.ascontiguousarray(X[:1]) + 1,

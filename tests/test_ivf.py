@@ -484,3 +484,73 @@ def test_files_that_do_not_fit_are_refused(tmp_path, rng):
     lw.Flat(4).add(X).save(path)
     with pytest.raises(io.FileFormatError):
         lw.IVF.load(path)
+
+
+# ---------------------------------------------------------------------------------------- life
+
+
+@every_metric
+@pytest.mark.parametrize("storage", ["sq8", "f32"])
+def test_a_life_of_additions_and_removals(tmp_path, rng, metric, storage):
+    """After every change the answers are those of a new index of what is left."""
+    X = np.concatenate([blobs(rng, 300, 5), blobs(rng, 300, 5)])
+    index = lw.IVF(5, 9, metric, storage=storage).train(X)
+    held = {}
+
+    def check():
+        ids = np.array(list(held), dtype=np.int64)
+        assert len(index) == len(ids)
+        assert_same_bytes(index.ids, ids)
+        whole = lw.Flat(5, metric).add(X[list(held.values())], ids) if held else None
+        expected = whole.search(X[:20], 8) if held else (np.inf, -1)
+        for some in (index, pickle.loads(pickle.dumps(index))):
+            got = some.search(X[:20], 8, n_probe=9)
+            assert np.array_equal(got.distances, np.broadcast_to(expected[0], (20, 8)))
+            assert np.array_equal(got.ids, np.broadcast_to(expected[1], (20, 8)))
+            assert some.list_sizes.sum() == len(ids)
+
+    def add(rows, ids=None):
+        index.add(X[rows], ids)
+        given = index.ids[-len(rows) :] if ids is None else ids
+        held.update(zip(given.tolist(), rows.tolist(), strict=True))
+
+    def remove(ids):
+        index.remove(ids)
+        for i in ids:
+            del held[int(i)]
+
+    check()
+    add(np.arange(200))
+    check()
+    remove(np.arange(0, 40))
+    check()
+    add(np.arange(200, 260))
+    check()
+    remove(np.arange(100, 200))
+    check()
+    add(np.arange(260, 300), ids=np.arange(40) + 5000)
+    check()
+    add(np.arange(300, 310), ids=np.arange(10))
+    check()
+    index.save(tmp_path / "index.lw")
+    index = lw.IVF.load(tmp_path / "index.lw", mmap=True)
+    check()
+    remove(index.ids)
+    check()
+    index.save(tmp_path / "index.lw")
+    index = lw.IVF.load(tmp_path / "index.lw")
+    add(np.arange(50))
+    check()
+
+
+def test_removals_of_an_ivf_are_checked(rng):
+    X = blobs(rng, 50, 3)
+    index = lw.IVF(3, 4).train(X).add(X, np.arange(50) * 2)
+    for wrong in ([1], [2, 100], [-5]):
+        with pytest.raises(ValueError, match="ids"):
+            index.remove(wrong)
+    with pytest.raises(ValueError, match="ids"):
+        index.add(X[:2], [200, 4])
+    assert len(index) == 50
+    only = index.search(X[:3], 2, n_probe=4, filter=[4, 6]).ids
+    assert set(only.ravel().tolist()) == {4, 6}

@@ -20,7 +20,8 @@ struct Winners {
         second(static_cast<float*>(scratch) + 2 * n_points * kLanes) {}
 
   LW_INLINE void clear(std::size_t n_points) const {
-    const F32 lowest = set(-std::numeric_limits<float>::infinity());
+    constexpr float kLowest = -std::numeric_limits<float>::infinity();
+    const F32 lowest = set(kLowest);
     for (std::size_t i = 0; i < n_points; ++i) {
       store(score + i * kLanes, lowest);
       store(panel + i * kLanes, set_i32(0));

@@ -108,15 +108,22 @@ class IVF:
         return self
 
     def add(
-        self, X: Any, *, progress: bool | Progress = False, n_threads: int | None = None
+        self,
+        X: Any,
+        ids: Any = None,
+        *,
+        progress: bool | Progress = False,
+        n_threads: int | None = None,
     ) -> Self:
-        """Add vectors; they get the next row numbers as ids.
+        """Add vectors.
 
         The lists are laid out anew, so add many rows at a time.
 
         Parameters
         ----------
         X : array-like of shape (n, dim)
+        ids : array-like of int, shape (n,), optional
+            As for `Flat.add`.
         progress : bool or callable, default False
             As for `Flat.add`.
         n_threads : int, optional
@@ -129,7 +136,7 @@ class IVF:
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained or `X` does not fit. Nothing is added then.
+            If the index is not trained, or `X` or `ids` do not fit. Nothing is added then.
         ImportError
             As from `Flat.add`.
         """
@@ -140,7 +147,12 @@ class IVF:
             report("assigning", 0, 1)
             labels = kmeans.predict(rows)
             report("assigning", 1, 1)
-            self._rows.arrange(rows, labels, self.n_lists, threads, report)
+            self._rows.arrange(rows, labels, self.n_lists, ids, threads, report)
+        return self
+
+    def remove(self, ids: Any, *, n_threads: int | None = None) -> Self:
+        """Remove vectors, as `Flat.remove` does."""
+        self._rows.remove(ids, n_threads)
         return self
 
     def search(
@@ -256,7 +268,7 @@ class IVF:
             settings = {name: header[name] for name in _SETTINGS}
             index = cls(header["dim"], metric=header["metric"], **settings)
             index._rows = Rows.restored(header, arrays, kernels=kernels, n_threads=n_threads)
-            _check_lists(arrays, len(index), index.n_lists, centroids is not None)
+            _check_lists(arrays, index.n_lists, centroids is not None)
             if centroids is not None:
                 index._take(as_matrix(centroids, "centroids", dim=index.dim))
         except (KeyError, TypeError, ValueError) as error:
@@ -308,8 +320,16 @@ class IVF:
     @property
     def list_sizes(self) -> npt.NDArray[np.int64]:
         """Rows in each cell, shape (n_lists,)."""
-        sizes = self._rows.snapshot.state.list_size
-        return sizes.copy() if len(self) > 0 else np.zeros(self.n_lists, dtype=np.int64)
+        state = self._rows.snapshot.state
+        if state.list_of is None:
+            return np.zeros(self.n_lists, dtype=np.int64)
+        labels = state.list_of if state.live is None else state.list_of[state.live]
+        return np.bincount(labels, minlength=self.n_lists)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Ids of the rows, in the order in which they were added."""
+        return self._rows.ids
 
     @property
     def nbytes(self) -> int:
@@ -323,8 +343,9 @@ class IVF:
         return f"IVF(dim={self.dim}, n_lists={self.n_lists}, metric={self.metric!r}, n={len(self)})"
 
 
-def _check_lists(arrays: dict[str, Any], n: int, n_lists: int, trained: bool) -> None:
+def _check_lists(arrays: dict[str, Any], n_lists: int, trained: bool) -> None:
     """Raise ValueError unless what a file says of the lists fits."""
+    n = len(arrays["rows"])
     if n == 0:
         return
     labels = arrays["list_of"]

@@ -261,37 +261,39 @@ class Rows:
         X: Floats,
         labels: npt.NDArray[np.int32],
         n_lists: int,
+        ids: Any,
         threads: int,
         report: Progress = say_nothing,
     ) -> None:
         """Add canonical rows to the lists that their labels name; all lists are laid out anew."""
+        wanted = None if ids is None else _as_new_ids(ids, len(X))
+        if len(X) == 0:
+            return
         with self._lock:
-            old = self.snapshot.state
-            rows = np.concatenate((old.rows[: old.n], X))
-            if old.list_of is not None:
-                labels = np.concatenate((old.list_of, labels))
-            sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
-            list_begin = np.concatenate(([0], np.cumsum(-(-sizes // _LANES) * _LANES)))
-            order = np.argsort(labels, kind="stable")
-            first_of_list = np.cumsum(sizes) - sizes
-            lists = labels[order]
-            place = list_begin[lists] + np.arange(len(rows)) - first_of_list[lists]
-            row_of = np.full(int(list_begin[-1]), -1, dtype=np.int64)
-            row_of[place] = order
-            new = State(
-                rows=rows,
-                planes=old.planes,
-                list_begin=list_begin.astype(np.int64),
-                list_size=sizes,
-                row_of=row_of,
-                list_of=labels,
-                n=len(rows),
-                next_id=len(rows),
-                max_norm2=_native.squared_norms(rows, np.empty(len(rows), dtype=np.float64)),
-            )
-            if new.n > 0:
-                self._fit(new, threads, report)
+            new = copy(self.snapshot.state)
+            if new.live is not None:
+                self._drop(new, new.live)
+            self._add_ids(new, wanted, len(X), threads, report)
+            old = new.list_of if new.list_of is not None else np.empty(0, dtype=np.int32)
+            new.rows = np.concatenate((new.rows[: new.n], X))
+            new.n = len(new.rows)
+            new.max_norm2 = _native.squared_norms(new.rows, np.empty(new.n, dtype=np.float64))
+            self._lay_out(new, np.concatenate((old, labels)), n_lists)
+            self._fit(new, threads, report)
             self._publish(new)
+
+    @staticmethod
+    def _lay_out(new: State, labels: npt.NDArray[np.int32], n_lists: int) -> None:
+        """Give each row a position in the list that its label names."""
+        sizes = np.bincount(labels, minlength=n_lists).astype(np.int64)
+        new.list_begin = np.concatenate(([0], np.cumsum(-(-sizes // _LANES) * _LANES)))
+        order = np.argsort(labels, kind="stable")
+        first_of_list = np.cumsum(sizes) - sizes
+        lists = labels[order]
+        place = new.list_begin[lists] + np.arange(len(labels)) - first_of_list[lists]
+        new.row_of = np.full(new.positions, -1, dtype=np.int64)
+        new.row_of[place] = order
+        new.list_size, new.list_of = sizes, labels
 
     def remove(self, ids: Any, n_threads: int | None) -> None:
         """Forget rows: see `lanewise.Flat.remove`."""
@@ -311,13 +313,21 @@ class Rows:
     def _compact(
         self, new: State, live: npt.NDArray[np.bool_], threads: int, report: Progress = say_nothing
     ) -> None:
+        self._drop(new, live)
+        if new.n > 0:
+            self._fit(new, threads, report)
+
+    def _drop(self, new: State, live: npt.NDArray[np.bool_]) -> None:
+        """Leave out removed rows; what is left has no planes yet."""
         new.ids = np.flatnonzero(live) if new.ids is None else new.ids[: new.n][live]
         new.rows = np.asarray(new.rows[: new.n])[live]
         new.n, new.n_removed, new.allowed = len(new.rows), 0, None
-        new.list_begin, new.list_size = _one_list(new.n)
         new.planes, new.n_fitted = self._no_planes(), 0
-        if new.n > 0:
-            self._fit(new, threads, report)
+        if new.list_of is None or new.n == 0:
+            new.list_begin, new.list_size = _one_list(new.n)
+            new.row_of = new.list_of = None
+        else:
+            self._lay_out(new, new.list_of[live], len(new.list_size))
 
     def _fit(self, new: State, threads: int, report: Progress) -> None:
         report("learning", 0, 1)
