@@ -150,3 +150,35 @@ def test_other_values_are_refused(X, wrong):
         with pytest.raises(TypeError, match=r"^progress: expected a bool or a function, got"):
             index.add(X, progress=wrong)
         assert len(index) == 50
+
+
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_a_fit_tells_its_iterations(X, init):
+    told = []
+    model = lw.KMeans(9, init=init, max_iter=20, tol=0)
+    fitted = model.fit(X[:500], progress=lambda *step: told.append(step))
+    silent = lw.KMeans(9, init=init, max_iter=20, tol=0).fit(X[:500])
+    assert_same_bytes(fitted.cluster_centers_, silent.cluster_centers_)
+    starting = [step for step in told if step[0] == "starting"]
+    assert starting == [("starting", i + 1, 9) for i in range(9 if init == "k-means++" else 0)]
+    iterations = [("iterating", i, 20) for i in range(fitted.n_iter_)]
+    assert told[len(starting) :] == [*iterations, ("iterating", 20, 20)]
+
+
+def test_a_fit_that_is_stopped_leaves_the_model_as_it_was(X):
+    class EnoughError(Exception):
+        pass
+
+    def stop(what, done, total):
+        if (what, done) == ("iterating", 2):
+            raise EnoughError
+
+    model = lw.KMeans(9, tol=0)
+    with pytest.raises(EnoughError):
+        model.fit(X[:500], progress=stop)
+    assert not hasattr(model, "labels_")
+    index = lw.IVF(DIM, 9)
+    with pytest.raises(EnoughError):
+        index.train(X[:500], progress=stop)
+    with pytest.raises(ValueError, match="train"):
+        index.add(X)

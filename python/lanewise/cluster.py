@@ -11,6 +11,7 @@ from lanewise import _native, draws
 from lanewise.arrays import as_matrix, as_ndarray, check_choice, check_int, check_real
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
+from lanewise.progress import Progress, reporting
 from lanewise.threads import resolve_threads
 
 __all__ = ["KMeans", "assign"]
@@ -154,7 +155,7 @@ class KMeans:
         self.n_threads = n_threads
         resolve_threads(n_threads)
 
-    def fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, *, sample_weight: Any = None, progress: bool | Progress = False) -> Self:
         """Find the centroids of some points.
 
         Parameters
@@ -162,6 +163,11 @@ class KMeans:
         X : array-like of shape (n, d), n >= n_clusters
         sample_weight : array-like of shape (n,), optional
             Not negative, and not all zero.
+        progress : bool or callable, default False
+            True shows bars on the standard error, if that is a terminal. A function is called with
+            what is being done, the steps done and the steps in all: ("starting", centroid, k) and
+            ("iterating", iteration, max_iter), once for each of them in each of `n_init` runs. What
+            it raises ends the fit, and the model stays as it was.
 
         Returns
         -------
@@ -172,6 +178,8 @@ class KMeans:
         ------
         ValueError, TypeError
             If `X`, `sample_weight` or an initial array does not fit, or holds NaN or infinities.
+        ImportError
+            If bars are asked for and ``rich`` is not installed.
         """
         points = self._points(X)
         n, dim = points.shape
@@ -189,11 +197,14 @@ class KMeans:
         tolerance = self.tol * run.mean_variance()
         best = None
         repetitions = 1 if given is not None else self.n_init
-        for seed in draws.seeds(self.random_state, repetitions):
-            start = run.initial(self.n_clusters, self.init, seed) if given is None else given
-            result = run.lloyd(start, self.max_iter, tolerance)
-            if best is None or result[2] < best[2]:
-                best = result
+        with reporting(progress, "KMeans.fit") as report:
+            for seed in draws.seeds(self.random_state, repetitions):
+                start = given
+                if start is None:
+                    start = run.initial(self.n_clusters, self.init, seed, report)
+                result = run.lloyd(start, self.max_iter, tolerance, report)
+                if best is None or result[2] < best[2]:
+                    best = result
         assert best is not None
         self.cluster_centers_, self.labels_, self.inertia_, self.n_iter_ = best
         self.n_features_in_ = dim
@@ -271,13 +282,14 @@ class _Run:
         exact: npt.NDArray[np.float64] = distances[0].astype(np.float64)
         return exact
 
-    def initial(self, k: int, init: str, seed: int) -> Floats:
+    def initial(self, k: int, init: str, seed: int, report: Progress) -> Floats:
         n = len(self.points)
         if init == "random":
             return self.points[draws.permutation(seed, "kmeans", n)[:k]].copy()
-        return self.points[self._plus_plus(k, draws.uniforms(seed, "kmeans", k))].copy()
+        uniforms = draws.uniforms(seed, "kmeans", k)
+        return self.points[self._plus_plus(k, uniforms, report)].copy()
 
-    def _plus_plus(self, k: int, uniforms: npt.NDArray[np.float64]) -> list[int]:
+    def _plus_plus(self, k: int, uniforms: npt.NDArray[np.float64], report: Progress) -> list[int]:
         """k-means++ (Arthur & Vassilvitskii 2007): each next one in proportion to its distance."""
         n = len(self.points)
         weights = np.ones(n) if self.weights is None else self.weights
@@ -300,15 +312,17 @@ class _Run:
             taken.add(at)
             np.minimum(nearest, self.distances_to(self.points[at]), out=nearest)
             chance = weights * nearest
+            report("starting", len(chosen), k)
         return chosen
 
     def lloyd(
-        self, centers: Floats, max_iter: int, tolerance: float
+        self, centers: Floats, max_iter: int, tolerance: float, report: Progress
     ) -> tuple[Floats, Labels, float, int]:
         """Alternate assignment and means; return centroids, labels, inertia and iterations."""
         labels = self.assign(centers)
         n_iter = 0
         while n_iter < max_iter:
+            report("iterating", n_iter, max_iter)
             n_iter += 1
             moved = self.means(labels, centers)
             shift = (moved.astype(np.float64) - centers).ravel()
@@ -317,6 +331,7 @@ class _Run:
             labels = self.assign(centers)
             if np.array_equal(labels, before) or _ordered_sum(shift * shift) <= tolerance:
                 break
+        report("iterating", max_iter, max_iter)
         distances = self.distances(labels, centers)
         weighted = distances if self.weights is None else distances * self.weights
         return centers, labels, _ordered_sum(weighted), n_iter

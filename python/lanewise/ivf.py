@@ -82,13 +82,15 @@ class IVF:
         self._kmeans: KMeans | None = None
         self._coarse: Flat | None = None
 
-    def train(self, X: Any) -> Self:
+    def train(self, X: Any, *, progress: bool | Progress = False) -> Self:
         """Find the cells.
 
         Parameters
         ----------
         X : array-like of shape (n, dim), n >= n_lists
             A sample of the rows, or all of them.
+        progress : bool or callable, default False
+            As for `KMeans.fit`.
 
         Returns
         -------
@@ -99,12 +101,15 @@ class IVF:
         ------
         ValueError, TypeError
             If `X` does not fit, or the index already holds rows.
+        ImportError
+            As from `KMeans.fit`.
         """
         if len(self) > 0:
             raise ValueError(
                 f"IVF: expected to be trained before rows are added, holds {len(self)}"
             )
-        self._take(self._untrained().fit(self._rows.as_rows(X, "X")[0]).cluster_centers_)
+        rows, _ = self._rows.as_rows(X, "X")
+        self._take(self._untrained().fit(rows, progress=progress).cluster_centers_)
         return self
 
     def add(
