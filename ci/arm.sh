@@ -140,7 +140,7 @@ say "tests on $QEMU_CPU"
 # every machine: emulated, that takes a quarter of an hour.
 arm_pytest "$source/tests" --ignore "$source/tests/test_code_driver.py" --ignore "$source/tests/test_io.py" \
   --ignore "$source/tests/test_life.py" --ignore "$source/tests/test_progress.py" \
-  -k "(neon or same_bits or threads or lanes or hnsw) and not scalar or same_bits" "$@"
+  -k "(neon or lanes or hnsw) and not scalar or same_bits" "$@"
 arm_pytest "$source/tests/test_code_driver.py" -k "every_other_machine or same_bits_and_work"
 
 export QEMU_CPU=cortex-a57 # plain Armv8.0: must run without any of them
