@@ -3,21 +3,12 @@
 // A stretch of sixteen points is the left operand of the matrix unit as it lies, one of a panel the right one. While
 // the unit works on a block of points and panels, the vector units look at the products of the block before. TDPBSSD
 // adds up int32 without saturation: the products are those of every other ISA.
-#include <immintrin.h>
-
+#include "../isa/amx.h"
 #include "code_layout.h"
 #include "winners.h"
 
 namespace lw::LW_ISA {
 namespace {
-
-struct alignas(64) TileShapes {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes_per_row[16] = {};
-  std::uint8_t rows[16] = {};
-};
 
 // Sixteen points and up to kPanels panels, and their products.
 constexpr std::size_t kPanels = 4;
@@ -27,33 +18,18 @@ struct Block {
   alignas(64) std::int32_t fine[kPanels][kLanes][kLanes];
 };
 
-// Leaves the products in tiles 0 and 1 for the first panel, 2 and 3 for the second.
-LW_INLINE void multiply_two(const std::int8_t* points, std::size_t stride, const std::int8_t* codes) {
+// The products with P panels, one or two, from the block's p-th on.
+template <std::size_t P>
+LW_INLINE void multiply(const std::int8_t* points, std::size_t stride, const CodedPanels& panels, std::size_t p,
+                        Block& block) {
+  const std::size_t plane = stride * kLanes;
+  const std::int8_t* codes = panels.codes + 2 * (block.panel + p) * plane;
   _tile_zero(0);
   _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  const std::size_t plane = stride * kLanes;
-  for (std::size_t d = 0; d < stride; d += kStretch, points += 2 * kStretchBytes, codes += kStretchBytes) {
-    _tile_loadd(4, points, 64);
-    _tile_loadd(5, points + kStretchBytes, 64);
-    _tile_loadd(6, codes, 64);
-    _tile_loadd(7, codes + plane, 64);
-    _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(1, 5, 6);
-    _tile_dpbssd(1, 4, 7);
-    _tile_loadd(6, codes + 2 * plane, 64);
-    _tile_loadd(7, codes + 3 * plane, 64);
-    _tile_dpbssd(2, 4, 6);
-    _tile_dpbssd(3, 5, 6);
-    _tile_dpbssd(3, 4, 7);
+  if constexpr (P == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
   }
-}
-
-LW_INLINE void multiply_one(const std::int8_t* points, std::size_t stride, const std::int8_t* codes) {
-  _tile_zero(0);
-  _tile_zero(1);
-  const std::size_t plane = stride * kLanes;
   for (std::size_t d = 0; d < stride; d += kStretch, points += 2 * kStretchBytes, codes += kStretchBytes) {
     _tile_loadd(4, points, 64);
     _tile_loadd(5, points + kStretchBytes, 64);
@@ -62,22 +38,26 @@ LW_INLINE void multiply_one(const std::int8_t* points, std::size_t stride, const
     _tile_dpbssd(0, 4, 6);
     _tile_dpbssd(1, 5, 6);
     _tile_dpbssd(1, 4, 7);
+    if constexpr (P == 2) {
+      _tile_loadd(6, codes + 2 * plane, 64);
+      _tile_loadd(7, codes + 3 * plane, 64);
+      _tile_dpbssd(2, 4, 6);
+      _tile_dpbssd(3, 5, 6);
+      _tile_dpbssd(3, 4, 7);
+    }
+  }
+  _tile_stored(0, block.coarse[p], 64);
+  _tile_stored(1, block.fine[p], 64);
+  if constexpr (P == 2) {
+    _tile_stored(2, block.coarse[p + 1], 64);
+    _tile_stored(3, block.fine[p + 1], 64);
   }
 }
 
 LW_INLINE void multiply(const std::int8_t* points, std::size_t stride, const CodedPanels& panels, Block& block) {
   std::size_t p = 0;
-  for (; p + 2 <= block.n_panels; p += 2) {
-    multiply_two(points, stride, panels.codes + 2 * (block.panel + p) * stride * kLanes);
-    _tile_stored(0, block.coarse[p], 64);
-    _tile_stored(1, block.fine[p], 64);
-    _tile_stored(2, block.coarse[p + 1], 64);
-    _tile_stored(3, block.fine[p + 1], 64);
-  }
-  if (p == block.n_panels) return;
-  multiply_one(points, stride, panels.codes + 2 * (block.panel + p) * stride * kLanes);
-  _tile_stored(0, block.coarse[p], 64);
-  _tile_stored(1, block.fine[p], 64);
+  for (; p + 2 <= block.n_panels; p += 2) multiply<2>(points, stride, panels, p, block);
+  if (p < block.n_panels) multiply<1>(points, stride, panels, p, block);
 }
 
 LW_INLINE void meet(const Block& block, const float* weights, const CodedPanels& panels, const Winners& winners) {
@@ -101,12 +81,7 @@ LW_INLINE void meet(const Block& block, const float* weights, const CodedPanels&
 
 void assign_codes(const std::int8_t* points, std::size_t n_points, std::size_t stride, const float* weights,
                   const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near) {
-  TileShapes shapes;
-  for (int t = 0; t < 8; ++t) {
-    shapes.bytes_per_row[t] = 64;
-    shapes.rows[t] = 16;
-  }
-  _tile_loadconfig(&shapes);
+  configure_tiles();
   const Winners winners(scratch, n_points);
   winners.clear(n_points);
   Block blocks[2];

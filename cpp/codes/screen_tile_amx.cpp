@@ -3,10 +3,9 @@
 // A group's sixteen quads of codes are, as they lie, the operand that the matrix unit wants: 4 KB of front are four of
 // its registers. Four groups meet all queries while they are in the first cache. TDPBSSD adds up int32 without
 // saturation, so the products are those of every other ISA.
-#include <immintrin.h>
-
 #include <cstring>
 
+#include "../isa/amx.h"
 #include "check.h"
 
 namespace lw::LW_ISA {
@@ -16,14 +15,6 @@ constexpr std::size_t kTileQueries = 16;
 constexpr std::size_t kTileQuads = 16;  // quads in a tile of codes: 64 dimensions
 constexpr std::size_t kTileBytes = 1024;
 constexpr std::size_t kKeptTiles = 64;  // of queries, gathered once for all groups
-
-struct alignas(64) TileShapes {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes_per_row[16] = {};
-  std::uint8_t rows[16] = {};
-};
 
 // Up to sixteen of the queries.
 struct Block {
@@ -140,12 +131,7 @@ LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block
 
 void screen_tile(const CodeFront& front, std::size_t n_groups, const CodeQuery* queries, std::size_t n_queries,
                  const float* limits, std::uint16_t* alive, float* estimates, std::uint64_t* quads_read) {
-  TileShapes shapes;
-  for (int t = 0; t < 8; ++t) {
-    shapes.bytes_per_row[t] = 64;
-    shapes.rows[t] = 16;
-  }
-  _tile_loadconfig(&shapes);
+  configure_tiles();
   const CheckedQueries checked(front, queries, n_queries, limits);
   QueryTiles tiles(front, queries, n_queries);
   for (std::size_t g = 0; g < n_groups;) {
