@@ -146,7 +146,8 @@ def contenders(problem: Problem, n_threads: int, slow: bool) -> Iterator[tuple[s
     """Yield who, whether it is a peer, and its fit."""
     yield "lanewise", False, ours(problem, n_threads)
     floats = [name for name in lw.kernels.available() if name in ("avx512", "avx2", "neon")]
-    yield "lanewise, float products", False, ours(problem, n_threads, floats[0])
+    for name in floats[:1]:
+        yield "lanewise, float products", False, ours(problem, n_threads, name)
     yield "FAISS Kmeans", True, of_faiss(problem, False)
     yield "scikit-learn, Lloyd", True, of_sklearn(problem, "lloyd")
     try:

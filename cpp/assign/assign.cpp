@@ -4,27 +4,14 @@
 // is one chain and the tile's shape cannot change a bit. A panel of sixteen centroids has one centroid per lane; every
 // point keeps sixteen running winners, one per lane, that are compared with each other once at the end. The runner-up
 // tells whether rounding may have decided.
-#include <limits>
-
-#include "../isa/isa.h"
+#include "winners.h"
 
 namespace lw::LW_ISA {
 namespace {
 
-// The running winners and runners-up of some points, sixteen of each for every point.
-struct Winners {
-  float* score;
-  std::int32_t* panel;
-  float* second;
-
-  Winners from(std::size_t point) const {
-    return {score + point * kLanes, panel + point * kLanes, second + point * kLanes};
-  }
-};
-
 template <int P, int N>
 LW_INLINE void tile(const float* points, const float* centroids, const float* bias, std::size_t dim, std::int32_t panel,
-                    const Winners& winners) {
+                    const Winners& winners, std::size_t first) {
   F32 score[P][N];
   for (int j = 0; j < N; ++j) {
     const F32 start = load(bias + static_cast<std::size_t>(j) * kLanes);
@@ -39,9 +26,10 @@ LW_INLINE void tile(const float* points, const float* centroids, const float* bi
     }
   }
   for (int i = 0; i < P; ++i) {
-    float* const winner_score = winners.score + static_cast<std::size_t>(i) * kLanes;
-    std::int32_t* const winner_panel = winners.panel + static_cast<std::size_t>(i) * kLanes;
-    float* const runner_up = winners.second + static_cast<std::size_t>(i) * kLanes;
+    const std::size_t point = first + static_cast<std::size_t>(i);
+    float* const winner_score = winners.score + point * kLanes;
+    std::int32_t* const winner_panel = winners.panel + point * kLanes;
+    float* const runner_up = winners.second + point * kLanes;
     F32 s = load(winner_score);
     I32 p = load_i32(winner_panel);
     F32 r = load(runner_up);
@@ -61,11 +49,11 @@ LW_INLINE void tile(const float* points, const float* centroids, const float* bi
 // All sixteen points of a group, in tiles of at most P.
 template <int P, int N>
 LW_INLINE void group(const float* points, const float* centroids, const float* bias, std::size_t dim,
-                     std::int32_t panel, const Winners& winners) {
+                     std::int32_t panel, const Winners& winners, std::size_t first) {
   constexpr int kRest = static_cast<int>(kLanes) % P;
   std::size_t i = 0;
-  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, centroids, bias, dim, panel, winners.from(i));
-  if constexpr (kRest != 0) tile<kRest, N>(points + i, centroids, bias, dim, panel, winners.from(i));
+  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, centroids, bias, dim, panel, winners, first + i);
+  if constexpr (kRest != 0) tile<kRest, N>(points + i, centroids, bias, dim, panel, winners, first + i);
 }
 
 }  // namespace
@@ -73,43 +61,37 @@ LW_INLINE void group(const float* points, const float* centroids, const float* b
 void assign(const float* points, std::size_t n_groups, const float* centroids, const float* bias, std::size_t n_panels,
             std::size_t dim, void* scratch, std::int32_t* labels, float* scores, float* runner_ups) {
   const std::size_t n_points = n_groups * kLanes;
-  float* const first = static_cast<float*>(scratch);
-  const Winners winners{first, reinterpret_cast<std::int32_t*>(first + n_points * kLanes),
-                        first + 2 * n_points * kLanes};
-  constexpr float lowest = -std::numeric_limits<float>::infinity();
-  for (std::size_t i = 0; i < n_points; ++i) {
-    const Winners point = winners.from(i);
-    store(point.score, set(lowest));
-    store(point.panel, set_i32(0));
-    store(point.second, set(lowest));
-  }
+  const Winners winners(scratch, n_points);
+  winners.clear(n_points);
   // Panels outside, groups inside: a panel stays in the first-level cache while all points pass it.
   std::size_t panel = 0;
   for (; panel + kTilePanels <= n_panels; panel += kTilePanels) {
     for (std::size_t g = 0; g < n_groups; ++g) {
       group<kTilePoints, kTilePanels>(points + g * dim * kLanes, centroids + panel * dim * kLanes,
-                                      bias + panel * kLanes, dim, static_cast<std::int32_t>(panel),
-                                      winners.from(g * kLanes));
+                                      bias + panel * kLanes, dim, static_cast<std::int32_t>(panel), winners,
+                                      g * kLanes);
     }
   }
   for (; panel < n_panels; ++panel) {
     for (std::size_t g = 0; g < n_groups; ++g) {
       group<kTilePoints, 1>(points + g * dim * kLanes, centroids + panel * dim * kLanes, bias + panel * kLanes, dim,
-                            static_cast<std::int32_t>(panel), winners.from(g * kLanes));
+                            static_cast<std::int32_t>(panel), winners, g * kLanes);
     }
   }
   for (std::size_t i = 0; i < n_points; ++i) {
-    const Winners point = winners.from(i);
-    float score = point.score[0];
-    float runner_up = point.second[0];
-    std::int32_t label = point.panel[0] * static_cast<std::int32_t>(kLanes);
+    const float* const best = winners.score + i * kLanes;
+    const std::int32_t* const panels = winners.panel + i * kLanes;
+    const float* const second = winners.second + i * kLanes;
+    float score = best[0];
+    float runner_up = second[0];
+    std::int32_t label = panels[0] * static_cast<std::int32_t>(kLanes);
     for (std::int32_t lane = 1; lane < static_cast<std::int32_t>(kLanes); ++lane) {
-      const float other = point.score[lane];
-      const std::int32_t candidate = point.panel[lane] * static_cast<std::int32_t>(kLanes) + lane;
+      const float other = best[lane];
+      const std::int32_t candidate = panels[lane] * static_cast<std::int32_t>(kLanes) + lane;
       const bool wins = other > score || (other == score && candidate < label);
       const float loser = wins ? score : other;
       if (loser > runner_up) runner_up = loser;
-      if (point.second[lane] > runner_up) runner_up = point.second[lane];
+      if (second[lane] > runner_up) runner_up = second[lane];
       if (wins) {
         score = other;
         label = candidate;

@@ -1,4 +1,4 @@
-// The running winners of a point over panels of coded centroids, and whether one is left when all have passed.
+// The running winners of a point over panels of centroids, and whether one is left when all coded ones have passed.
 #pragma once
 
 #include <limits>

@@ -187,10 +187,11 @@ class Centroids {
   // Returns false, and no labels, if codes leave doubt about too many points.
   bool by_codes(const float* points, std::size_t count, std::int32_t* labels, Scratch& s) const {
     const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
-    s.codes.assign(2 * n_points * stride_, 0);
-    s.facts.assign(n_points, RowCode{});
-    s.weights.assign(n_points, 1.0f);
-    s.doubts.assign(n_points, 0.0f);
+    // Behind the last point may stand anything: nobody looks at what becomes of it.
+    s.codes.resize(2 * n_points * stride_);
+    s.facts.resize(n_points);
+    s.weights.resize(n_points);
+    s.doubts.resize(n_points);
     s.labels.resize(n_points);
     s.winners.resize(n_points * 3 * kLanes);
     kernels_.code_rows(points, count, dim_, shift_.data(), 0.0f, stride_, s.codes.data(), s.facts.data());

@@ -31,10 +31,7 @@ struct Projected {
 
   Projected(const Kernels& kernels, const BitPlan& plan, const float* const* x, std::size_t n)
       : centred(n * plan.dim), y(n * plan.n_bits) {
-    for (std::size_t i = 0; i < n; ++i) {
-      if (x[i] == nullptr) continue;
-      for (std::size_t d = 0; d < plan.dim; ++d) centred[i * plan.dim + d] = x[i][d] - plan.center[d];
-    }
+    center_rows(x, n, plan.center, plan.dim, plan.dim, centred.data());
     const std::size_t stride = plan.panels == nullptr ? plan.dim : n_panels(plan) * kLanes;
     std::vector<float> on_axes(plan.panels == nullptr ? 0 : n * stride);
     if (plan.panels != nullptr) {

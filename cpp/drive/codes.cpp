@@ -37,23 +37,14 @@ std::size_t body_length(const CodePlan& plan) {
 
 std::size_t n_panels(const CodePlan& plan) { return (plan.dim + kLanes - 1) / kLanes; }
 
-// x - center for n vectors, `stride` floats apart; zero where x is null.
-void center(const CodePlan& plan, const float* const* x, std::size_t n, std::size_t stride, float* out) {
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t d = 0; d < plan.dim; ++d) {
-      out[i * stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - plan.center[d];
-    }
-  }
-}
-
 // Projects n vectors; out holds n_panels * kLanes floats each, centred n * dim.
 void project(const Kernels& kernels, const CodePlan& plan, const float* const* x, std::size_t n, float* centred,
              float* out) {
   const std::size_t stride = n_panels(plan) * kLanes;
   if (plan.panels == nullptr) {
-    center(plan, x, n, stride, out);
+    center_rows(x, n, plan.center, plan.dim, stride, out);
   } else {
-    center(plan, x, n, plan.dim, centred);
+    center_rows(x, n, plan.center, plan.dim, plan.dim, centred);
     kernels.project(centred, n, plan.dim, plan.panels, n_panels(plan), out);
   }
 }
@@ -529,7 +520,7 @@ struct Plan {
       project(kernels, plan, from.data(), n, centred.data(), z.data());
     } else {
       // The axes are more than a cache holds, and a query alone waits for all of them.
-      center(plan, from.data(), n, plan.dim, centred.data());
+      center_rows(from.data(), n, plan.center, plan.dim, plan.dim, centred.data());
       const std::size_t n_chunks = (n_panels(plan) + kPanelsPerChunk - 1) / kPanelsPerChunk;
       run(n * n_chunks, [&](std::size_t i) {
         const std::size_t panel = i % n_chunks * kPanelsPerChunk;

@@ -21,6 +21,14 @@ double sum_of(std::size_t n, const Term& term) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
+// x - center for n vectors, written `stride` floats apart; zero where x is null.
+inline void center_rows(const float* const* x, std::size_t n, const float* center, std::size_t dim, std::size_t stride,
+                        float* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t d = 0; d < dim; ++d) out[i * stride + d] = x[i] == nullptr ? 0.0f : x[i][d] - center[d];
+  }
+}
+
 inline double dot(const float* a, const float* b, std::size_t n) {
   return sum_of(n, [&](std::size_t d) { return static_cast<double>(a[d]) * static_cast<double>(b[d]); });
 }

@@ -68,7 +68,9 @@ def assign(
         points, centers = normalized(points), normalized(centers)
     check_lengths(points, "X")
     check_lengths(centers, "centroids")
-    return _assign(points, centers, metric, get(kernels), resolve_threads(n_threads))
+    distances = np.empty(len(points), dtype=np.float32)
+    threads = resolve_threads(n_threads)
+    return _assign(points, centers, metric, get(kernels), threads, distances), distances
 
 
 class KMeans:
@@ -230,7 +232,7 @@ class KMeans:
             raise ValueError("KMeans: expected a fitted model, call fit first")
         points = self._points(X, dim=self.n_features_in_)
         threads = resolve_threads(self.n_threads)
-        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads, False)[0]
+        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads)
 
     def fit_predict(self, X: Any, *, sample_weight: Any = None) -> Labels:
         """Fit, and return `labels_`; parameters and errors are those of `fit`."""
@@ -337,7 +339,7 @@ class _Run:
         return centers, labels, _ordered_sum(weighted), n_iter
 
     def assign(self, centers: Floats) -> Labels:
-        return _assign(self.points, centers, self.metric, self.kernels, self.threads, False)[0]
+        return _assign(self.points, centers, self.metric, self.kernels, self.threads)
 
     def distances(self, labels: Labels, centers: Floats) -> npt.NDArray[np.float64]:
         """Distance of every point to the centroid that its label names."""
@@ -410,13 +412,12 @@ def _assign(
     metric: str,
     kernels: Kernels,
     threads: int,
-    with_distances: bool = True,
-) -> tuple[Labels, Floats]:
+    distances: Floats | None = None,
+) -> Labels:
+    """Return labels; the distances are only computed if there is an array for them."""
     labels = np.empty(len(points), dtype=np.int32)
-    distances = np.empty(len(points) if with_distances else 0, dtype=np.float32)
-    out = distances if with_distances else None
-    _native.assign(kernels, metric, points, centers, labels, out, threads)
-    return labels, distances
+    _native.assign(kernels, metric, points, centers, labels, distances, threads)
+    return labels
 
 
 def _check_weights(sample_weight: Any, n: int) -> _Weights:
