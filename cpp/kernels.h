@@ -21,23 +21,24 @@ inline constexpr std::size_t kScreenGroups = 64;
 // Queries that screen_tile takes at once.
 inline constexpr std::size_t kScreenQueries = 64;
 
-// The front of code planes, from its first group on: the leading dimensions of every candidate, group by group.
-// Quad j (dimensions 4j to 4j + 3) of lane l in group g is the four codes at codes[((g * n_quads + j) * kLanes + l) *
-// 4]. Behind the last group 1,024 bytes can be read.
+// The front of code planes, from its first group on: the leading dimensions of every candidate, one plane for each step
+// and group by group within it. Of the step's m quads, quad j (the four dimensions from 4j on) of lane l in group g is
+// the four codes at codes[step][((g * m + j) * kLanes + l) * 4]. Behind the last group of a plane 1,024 bytes can be
+// read.
 struct CodeFront {
-  const std::int8_t* codes;
-  const float* base;               // [n_groups * kLanes]
-  const std::uint16_t* residuals;  // [n_groups * kLanes], bfloat16
-  const std::uint16_t* tails;      // [n_steps], each tail_stride apart, of [n_groups * kLanes], bfloat16
+  const std::int8_t* const* codes;  // [n_steps]
+  const float* base;                // [n_groups * kLanes]
+  const std::uint16_t* residuals;   // [n_groups * kLanes], bfloat16
+  const std::uint16_t* tails;       // [n_steps], each tail_stride apart, of [n_groups * kLanes], bfloat16
   std::size_t tail_stride;
-  std::size_t n_quads;
-  const std::uint32_t* ends;  // [n_steps] quads, ascending, none beyond n_quads
+  const std::uint32_t* ends;  // [n_steps] quads, ascending
   std::size_t n_steps;
+  std::size_t first_look;  // the first step that drops candidates
 };
 
 // One query as screen_codes wants it.
 struct CodeQuery {
-  const std::int8_t* codes;   // [4 * n_quads], in [-127, 127]
+  const std::int8_t* codes;   // of all steps, in [-127, 127]
   const std::int32_t* sums;   // [n_steps], sum of the codes of each step
   const float* tail_weights;  // [n_steps]
   float residual_weight;
@@ -132,9 +133,9 @@ struct Kernels {
   // codes/screen.cpp
   // For candidate c of a group, with the integer product p of its codes and the query's up to the end of a step:
   //   estimate = base[c] - scale * p,  lower = estimate - residual_weight * residuals[c] - tail_weight * tail[c].
-  // After each step only candidates with lower < limit stay in alive[group]. Estimates of the last step are written for
-  // groups that still have one. quads_read grows by the quads that each candidate alive at its beginning adds up in
-  // every step behind the first. At most kScreenGroups groups; products stay below 2^31.
+  // After each step from first_look on only candidates with lower < limit stay in alive[group]. Estimates of the last
+  // step are written for groups that still have one. quads_read grows by the quads that each candidate alive at its
+  // beginning adds up in every step behind first_look. At most kScreenGroups groups; products stay below 2^31.
   void (*screen_codes)(const CodeFront& front, std::size_t n_groups, const CodeQuery& query, float limit,
                        std::uint16_t* alive, float* estimates, std::uint64_t* quads_read);
 

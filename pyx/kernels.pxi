@@ -6,14 +6,14 @@ cdef extern from "kernels.h" namespace "lw" nogil:
     size_t kScreenGroups
     size_t kScreenQueries
     cdef cppclass CodeFront:
-        const int8_t* codes
+        const int8_t** codes
         const float* base
         const uint16_t* residuals
         const uint16_t* tails
         size_t tail_stride
-        size_t n_quads
         const uint32_t* ends
         size_t n_steps
+        size_t first_look
     cdef cppclass CodeQuery:
         const int8_t* codes
         const int32_t* sums
@@ -145,19 +145,23 @@ cdef class Kernels:
         expect(out.shape[0] == x.shape[0] and <size_t> out.shape[1] == n_panels * kLanes, "project out")
         self.row.project(&x[0, 0], n, dim, &panels[0, 0, 0], n_panels, &out[0, 0])
 
-    def screen_codes(self, const int8_t[:, :, :, ::1] codes, const float[::1] base, const uint16_t[::1] residuals,
+    def screen_codes(self, const int8_t[::1] codes, const float[::1] base, const uint16_t[::1] residuals,
                      const uint16_t[:, ::1] tails, const uint32_t[::1] ends, const int8_t[:, ::1] queries,
                      const int32_t[:, ::1] sums, const float[:, ::1] tail_weights, const float[::1] residual_weights,
                      const float[::1] scales, const float[::1] limits, uint16_t[:, ::1] alive,
-                     float[:, ::1] estimates, uint64_t[::1] quads_read, cbool tile):
-        """Screen codes (n_groups + 1, n_quads, 16, 4), of which the last group is padding, for some queries.
+                     float[:, ::1] estimates, uint64_t[::1] quads_read, cbool tile, size_t first_look=0):
+        """Screen codes, planes (n_groups, quads of the step, 16, 4) and 1,024 bytes of padding, for some queries.
 
         Updates alive (n_queries, 64), estimates (n_queries, 1024) and quads_read (n_queries,), one query at a time or
         as a tile.
         """
-        cdef size_t n_groups = codes.shape[0] - 1, n_quads = codes.shape[1], n_steps = ends.shape[0], i, q
-        cdef size_t n_queries = queries.shape[0], n = n_groups * kLanes
-        expect(n_groups <= kScreenGroups and <size_t> codes.shape[2] == kLanes and codes.shape[3] == 4, "screen codes")
+        cdef size_t n = base.shape[0], n_groups = n // kLanes, n_steps = ends.shape[0], i, q, n_quads
+        cdef size_t n_queries = queries.shape[0]
+        expect(n % kLanes == 0 and n_groups <= kScreenGroups and first_look < n_steps, "screen rows")
+        for i in range(n_steps):
+            expect(i == 0 or ends[i - 1] <= ends[i], "screen steps")
+        n_quads = ends[n_steps - 1]
+        expect(<size_t> codes.shape[0] == n * n_quads * 4 + 1024, "screen codes")
         expect(<size_t> base.shape[0] == n and <size_t> residuals.shape[0] == n, "screen rows")
         expect(<size_t> tails.shape[0] == n_steps and <size_t> tails.shape[1] == n, "screen tails")
         expect(0 < n_queries <= kScreenQueries and <size_t> queries.shape[1] == 4 * n_quads, "screen queries")
@@ -165,22 +169,22 @@ cdef class Kernels:
         expect(tail_weights.shape[0] == sums.shape[0] and tail_weights.shape[1] == sums.shape[1], "screen weights")
         expect(<size_t> residual_weights.shape[0] == n_queries and <size_t> scales.shape[0] == n_queries
                and <size_t> limits.shape[0] == n_queries, "screen weights")
-        expect(n_quads >= 16 or not tile, "screen padding")
-        for i in range(n_steps):
-            expect(ends[i] <= n_quads and (i == 0 or ends[i - 1] <= ends[i]), "screen steps")
         expect(<size_t> alive.shape[0] == n_queries and <size_t> alive.shape[1] == kScreenGroups, "screen out")
         expect(<size_t> estimates.shape[0] == n_queries and <size_t> estimates.shape[1] == kScreenGroups * kLanes,
                "screen out")
         expect(<size_t> quads_read.shape[0] == n_queries, "screen out")
         cdef CodeFront front
-        front.codes = &codes[0, 0, 0, 0]
+        cdef vector[const int8_t*] planes
+        for i in range(n_steps):
+            planes.push_back(&codes[0] + (0 if i == 0 else n * ends[i - 1] * 4))
+        front.codes = planes.data()
         front.base = &base[0]
         front.residuals = &residuals[0]
         front.tails = &tails[0, 0]
         front.tail_stride = n
-        front.n_quads = n_quads
         front.ends = &ends[0]
         front.n_steps = n_steps
+        front.first_look = first_look
         cdef vector[CodeQuery] some
         some.resize(n_queries)
         for q in range(n_queries):

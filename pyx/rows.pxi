@@ -28,7 +28,7 @@ def score_lists(Kernels kernels, str metric, const float[:, ::1] queries, rows, 
 
 
 def squared_norms(rows, double[::1] out):
-    """out[i] = |rows[i]|^2 in double; returns the largest."""
+    """out[i] = |rows[i]|^2 in double; returns the largest, or NaN if there is one."""
     cdef size_t n, dim
     cdef CRows view
     cdef object held = hold_rows(rows, &view, &n, &dim)

@@ -52,6 +52,7 @@ cdef extern from "drive/scan.h" namespace "lw" nogil:
                                           const Output&, size_t, const Interrupt&) except +
 
 cdef extern from "drive/codes.h" namespace "lw" nogil:
+    size_t kMostFrontSteps
     cdef cppclass CCodePlan "lw::CodePlan":
         size_t dim
         size_t n_front
@@ -67,10 +68,11 @@ cdef extern from "drive/codes.h" namespace "lw" nogil:
         double residual
         size_t body_bits
         const double* neighbors
+        size_t begin(size_t)
         size_t body_stride()
         size_t n_tails()
     cdef cppclass CCodes "lw::Codes":
-        int8_t* front
+        int8_t** fronts
         int8_t* body
         float* base
         uint16_t* residuals
@@ -164,6 +166,7 @@ cdef class CodePlan:
         expect(dim > 0 and dim <= 65536 and <size_t> scales.shape[0] == dim, "code plan dimension")
         expect(body_bits == 8 or body_bits == 4, "code plan bits")
         expect(n_front >= 4 and n_front % 4 == 0 and 0 < n_front_steps <= n_steps, "code plan front")
+        expect(n_front_steps <= kMostFrontSteps, "code plan front")
         for i in range(n_steps):
             expect(ends[i] > (0 if i == 0 else ends[i - 1]), "code plan steps")
             if i < n_front_steps:
@@ -220,8 +223,8 @@ cdef class CodePlan:
 cdef class Codes:
     """The byte codes of a store's rows. Holds on to the arrays that it is made of.
 
-    Shapes: front (positions * n_front + 1024,), body (positions * body_stride + 64,), base and residuals (positions,),
-    tails (n_tails, positions).
+    Shapes: body (positions * body_stride + 64,), base and residuals (positions,), tails (n_tails, positions), and for
+    each step of the front (positions * dimensions + 1024,).
     """
 
     cdef CodePlan plan
@@ -229,17 +232,21 @@ cdef class Codes:
     cdef size_t positions
     cdef object _arrays
 
-    def __init__(self, CodePlan plan, int8_t[::1] front, int8_t[::1] body, float[::1] base, uint16_t[::1] residuals,
-                 uint16_t[:, ::1] tails):
-        cdef size_t n = base.shape[0]
+    def __init__(self, CodePlan plan, int8_t[::1] body, float[::1] base, uint16_t[::1] residuals,
+                 uint16_t[:, ::1] tails, *fronts):
+        cdef size_t n = base.shape[0], step
+        cdef int8_t[::1] front
         expect(n % kLanes == 0 and <size_t> residuals.shape[0] == n, "codes rows")
-        expect(<size_t> front.shape[0] == n * plan.plan.n_front + 1024, "codes front")
+        expect(<size_t> len(fronts) == plan.plan.n_front_steps, "codes front")
+        for step in range(plan.plan.n_front_steps):
+            front = fronts[step]
+            expect(<size_t> front.shape[0] == n * (plan.plan.ends[step] - plan.plan.begin(step)) + 1024, "codes front")
+            self.view.fronts[step] = &front[0]
         expect(<size_t> body.shape[0] == n * plan.plan.body_stride() + 64, "codes body")
         expect(<size_t> tails.shape[0] == plan.plan.n_tails() and <size_t> tails.shape[1] == n, "codes tails")
         self.plan = plan
         self.positions = n
-        self._arrays = (front, body, base, residuals, tails)
-        self.view.front = &front[0]
+        self._arrays = (fronts, body, base, residuals, tails)
         self.view.body = &body[0]
         self.view.base = &base[0]
         self.view.residuals = &residuals[0]

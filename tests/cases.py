@@ -218,7 +218,7 @@ SCREEN_GROUPS = 64
 class Screening:
     """What screen_codes is asked: codes of some groups, and some queries."""
 
-    codes: np.ndarray  # (n_groups, n_quads, 16, 4)
+    codes: np.ndarray  # (n_groups, n_quads, 16, 4), n_quads the last of ends
     base: np.ndarray  # (n_groups * 16,)
     residuals: np.ndarray  # (n_groups * 16,)
     tails: np.ndarray  # (n_steps, n_groups * 16)
@@ -231,11 +231,12 @@ class Screening:
     alive: np.ndarray  # (n_queries, n_groups)
 
 
-def screen_codes(kernels, case, *, tile):
+def screen_codes(kernels, case, *, tile, first_look=0):
     """Survivors, the estimates of groups that have one (NaN for the others), and quads read."""
     n_queries, n_groups = case.alive.shape
     # What lies behind the last group may be read, but not count.
-    codes = np.concatenate([case.codes, np.full_like(case.codes[:1], 77)])
+    planes = np.split(case.codes, case.ends[:-1], axis=1)
+    codes = np.concatenate([*map(np.ravel, planes), np.full(1024, 77, np.int8)])
     begins = np.concatenate(([0], case.ends[:-1]))
     sums = [
         [query[4 * b : 4 * e].sum(dtype=np.int32) for b, e in zip(begins, case.ends, strict=True)]
@@ -261,6 +262,7 @@ def screen_codes(kernels, case, *, tile):
         estimates,
         quads_read,
         tile,
+        first_look,
     )
     assert (alive[:, n_groups:] == 0x5A5A).all()
     assert np.isnan(estimates[:, n_groups * LANES :]).all()
@@ -675,12 +677,13 @@ def code_plan(rows, *, steps=None, axes=None, center=None, coarse=1.0, neighbor=
 def code_store(kernels, plan, metric, rows, lists, *, labels=None, n_threads=1):
     """Rows in byte codes. What nobody has written is not zero."""
     n = len(lists.ids)
+    fronts = np.diff(plan.front, prepend=0)
     arrays = {
-        "front": np.full(n * plan.front[-1] + 1024, 55, np.int8),
         "body": np.full(n * plan.native.body_stride + 64, 55, np.int8),
         "base": np.full(n, np.nan, np.float32),
         "residuals": np.full(n, 0x7FC0, np.uint16),
         "tails": np.full((plan.native.n_tails, n), 0x7FC0, np.uint16),
+        **{f"front-{i}": np.full(n * m + 1024, 55, np.int8) for i, m in enumerate(fronts)},
     }
     native = native_store(metric, rows, lists, labels)
     planes = _native.Codes(plan.native, *arrays.values())
@@ -690,15 +693,17 @@ def code_store(kernels, plan, metric, rows, lists, *, labels=None, n_threads=1):
 
 def stored_codes(store):
     """Codes of all positions and dimensions, with padding, as cpp/drive/codes.h lays them out."""
-    n_front, n = store.plan.front[-1], len(store.lists.ids)
-    groups = store.arrays["front"][:-1024].reshape(n // LANES, n_front // 4, LANES, 4)
-    front = groups.transpose(0, 2, 1, 3).reshape(n, n_front)
+    n = len(store.lists.ids)
+    fronts = []
+    for step, _ in enumerate(store.plan.front):
+        groups = store.arrays[f"front-{step}"][:-1024].reshape(n // LANES, -1, LANES, 4)
+        fronts.append(groups.transpose(0, 2, 1, 3).reshape(n, -1))
     body = store.arrays["body"][:-64].reshape(n, -1)
     if store.plan.body_bits == 4:
         stretches = body.view(np.uint8).reshape(n, -1, 1, 64)
         halves = np.concatenate([stretches & 15, stretches >> 4], axis=2)
         body = halves.reshape(n, -1).astype(np.int8) - np.int8(8)
-    return np.concatenate([front, body], axis=1)
+    return np.concatenate([*fronts, body], axis=1)
 
 
 def bit_mask(allowed):

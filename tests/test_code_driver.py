@@ -206,7 +206,7 @@ def test_codes_can_be_filled_piece_by_piece(code_kernels, rng, cut):
     for first, last in ((cut, 208), (0, cut), (cut - 16, cut)):
         planes.fill(code_kernels, whole.native, first, last, 2)
     for name, array in whole.arrays.items():
-        padding = {"front": 1024, "body": 64}.get(name, 0)
+        padding = 1024 if name.startswith("front") else 64 if name == "body" else 0
         end = array.shape[-1] - padding
         assert_same_bytes(again[name][..., :end].copy(), array[..., :end].copy(), name)
 
@@ -360,7 +360,7 @@ def test_answers_are_canonical(rng, metric, data, dim):
             got = cases.scan(BEST, store, queries, k)
             assert_same_bytes(got[:2], tuple(map(np.ascontiguousarray, expected)), k, plan)
             alone = cases.scan(BEST, store, queries[:1], k)
-            assert_same_bytes(alone, tuple(part[:1] for part in got), k, plan)
+            assert_same_bytes(alone[:2], tuple(part[:1] for part in got[:2]), k, plan)
 
 
 @functools.cache
@@ -381,19 +381,26 @@ def plain_answers(dim, metric):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_same_bits_and_work_for_any_kernels_and_batch(code_kernels, metric, dim):
     queries, answers = plain_answers(dim, metric)
+
+    def same(got, expected, eps0, *context):
+        if np.isinf(eps0):
+            # An exact batch saves looks at the bound, and reads more dimensions for it.
+            got, expected = ((*part[:2], part[2][:, [0, 2]]) for part in (got, expected))
+        assert_same_bytes(got, expected, *context)
+
     for store, eps0, expected in answers:
         # All at once, and shared out among three threads.
         for n_threads in (1, 3):
             got = cases.scan(code_kernels, store, queries, 5, eps0=eps0, n_threads=n_threads)
-            assert_same_bytes(got, expected, n_threads)
+            same(got, expected, eps0, n_threads)
         parts = [
             cases.scan(code_kernels, store, queries[i : i + 3], 5, eps0=eps0)
             for i in range(0, 19, 3)
         ]
         together = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-        assert_same_bytes(together, expected)
+        same(together, expected, eps0)
         alone = cases.scan(code_kernels, store, queries[:1], 5, eps0=eps0, n_threads=1)
-        assert_same_bytes(alone, tuple(part[:1] for part in expected))
+        same(alone, tuple(part[:1] for part in expected), eps0)
 
 
 def clustered(rng, n, dim, metric):
@@ -472,7 +479,7 @@ def test_the_most_dimensions_that_there_may_be(code_kernels, metric):
 
 @pytest.mark.parametrize(
     ("bits", "stored", "found"),
-    [(8, "4d1d9c84e006d1ec", "a6f970620f85d471"), (4, "3f4f57d9535dd978", "246118a802469499")],
+    [(8, "4a9866c34289ee61", "0982a5b6ece9bd25"), (4, "1c42d4dd1439dee0", "77841881637e864b")],
 )
 def test_bits_are_those_of_every_other_machine(code_kernels, bits, stored, found):
     """Recorded once: what Arm and x86 store, answer and read is compared through this file."""

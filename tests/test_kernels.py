@@ -556,7 +556,7 @@ def screening(rng, n_groups, quads, n_queries, *, values="any"):
     return case
 
 
-def screened(case, q):
+def screened(case, q, first_look=0):
     """What the oracle says of one query."""
     return oracle.screen_codes(
         case.codes,
@@ -570,12 +570,13 @@ def screened(case, q):
         case.scales[q],
         case.limits[q],
         case.alive[q],
+        first_look,
     )
 
 
-def all_screened(case):
+def all_screened(case, first_look=0):
     """Survivors and estimates, and with them all that the kernel promises."""
-    answers = [screened(case, q) for q in range(len(case.queries))]
+    answers = [screened(case, q, first_look) for q in range(len(case.queries))]
     alive, estimates, quads_read = (np.stack(parts) for parts in zip(*answers, strict=True))
     truth = alive, cases.of_live_groups(alive, estimates), quads_read.astype(np.uint64)
     return alive, estimates, truth
@@ -599,10 +600,11 @@ def test_screen_codes_exact(rng, steps):
     met = dropped = 0
     for n_groups in (1, 3, 4, 9) if steps[-1] < 200 else (5,):
         case = screening(rng, n_groups, steps, 6)
-        alive, estimates, truth = all_screened(case)
-        for tile in (False, True) if steps[-1] >= 16 else (False,):
-            got = cases.screen_codes(SCALAR, case, tile=tile)
-            assert_same_bytes(got, truth, n_groups, tile)
+        for first_look in range(len(steps)):
+            alive, estimates, truth = all_screened(case, first_look)
+            for tile in (False, True):
+                got = cases.screen_codes(SCALAR, case, tile=tile, first_look=first_look)
+                assert_same_bytes(got, truth, n_groups, tile, first_look)
         for q in range(6):
             weight = -case.residual_weights[q]
             lower = oracle.fused(weight, oracle.bfloat16(case.residuals), estimates[q])
@@ -618,10 +620,11 @@ def test_screen_codes_same_bits(code_kernels, rng, steps):
     for n_groups in (1, 2, 3, 4, 5, 7, 8, 9, 63, 64) if steps[-1] < 200 else (1, 6):
         for n_queries in (1, 2, 3, 5, 16, 17, 64):
             case = screening(rng, n_groups, steps, n_queries)
-            expected = cases.screen_codes(SCALAR, case, tile=False)
-            for tile in (False, True) if steps[-1] >= 16 else (False,):
-                got = cases.screen_codes(code_kernels, case, tile=tile)
-                assert_same_bytes(got, expected, n_groups, n_queries, tile)
+            for first_look in {0, len(steps) - 1}:
+                expected = cases.screen_codes(SCALAR, case, tile=False, first_look=first_look)
+                for tile in (False, True):
+                    got = cases.screen_codes(code_kernels, case, tile=tile, first_look=first_look)
+                    assert_same_bytes(got, expected, n_groups, n_queries, tile, first_look)
 
 
 def test_screen_codes_extremes(code_kernels, rng):
@@ -629,7 +632,7 @@ def test_screen_codes_extremes(code_kernels, rng):
     for steps in ((3,), (16,), (4, 40), (16_384,), (5_000, 16_384)):
         case = screening(rng, 1, steps, 3, values="extreme")
         *_, truth = all_screened(case)
-        for tile in (False, True) if steps[-1] >= 16 else (False,):
+        for tile in (False, True):
             assert_same_bytes(cases.screen_codes(code_kernels, case, tile=tile), truth, steps)
 
 
@@ -670,7 +673,7 @@ def test_screen_codes_any_shape(n_quads, n_groups, n_queries, seed):
     case = screening(rng, n_groups, tuple(ends.tolist()), n_queries)
     expected = cases.screen_codes(SCALAR, case, tile=False)
     for name in cases.RUNNABLE:
-        for tile in (False, True) if n_quads >= 16 else (False,):
+        for tile in (False, True):
             got = cases.screen_codes(_native.kernels_by_name(name), case, tile=tile)
             assert_same_bytes(got, expected, name, tile)
 

@@ -235,6 +235,27 @@ def test_mapped_rows_stay_on_the_disk(tmp_path, X):
         index.rows[0] = 0
 
 
+def test_files_with_the_front_in_one_plane_are_read(tmp_path, rng):
+    """They were written so before its steps had planes of their own."""
+    X = rng.standard_normal((3000, 64), dtype=np.float32) / np.arange(1, 65, dtype=np.float32)
+    index = lw.Flat(64).add(X)
+    header, arrays = index._rows.arrays()
+    widths = index._rows.snapshot.state.planes.plan.front_widths
+    assert len(widths) > 1
+    planes = [arrays.pop(f"planes.front-{step}")[:-1024] for step, _ in enumerate(widths)]
+    groups = [plane.reshape(-1, 16 * width) for plane, width in zip(planes, widths, strict=True)]
+    joined = np.concatenate(groups, axis=1).ravel()
+    arrays["planes.front"] = np.concatenate([joined, np.zeros(1024, dtype=np.int8)])
+    io.write(tmp_path / "index.lw", "flat", header, arrays)
+    expected = index.search(X[:20], 9)
+    for mmap in (False, True):
+        found = lw.Flat.load(tmp_path / "index.lw", mmap=mmap)
+        same(found.search(X[:20], 9), tuple(expected))
+        assert np.array_equal(
+            found.search(X[:1]).stats["dimensions"], index.search(X[:1]).stats["dimensions"]
+        )
+
+
 LIES = {
     "fewer rows": lambda header, arrays: arrays.update(rows=arrays["rows"][:-1]),
     "other dimension": lambda header, arrays: header.update(dim=36),
@@ -251,7 +272,10 @@ LIES = {
     "ids twice": lambda header, arrays: arrays.update(ids=np.zeros(700, dtype=np.int64)),
     "ids short": lambda header, arrays: arrays.update(ids=np.arange(3)),
     "short front": lambda header, arrays: arrays.update(
-        {"planes.front": arrays["planes.front"][:-1]}
+        {"planes.front-0": arrays["planes.front-0"][:-1]}
+    ),
+    "short front in one": lambda header, arrays: arrays.update(
+        {"planes.front": arrays.pop("planes.front-0")[:-17]}
     ),
     "short tails": lambda header, arrays: arrays.update(
         {"planes.tails": arrays["planes.tails"][:, :-16]}

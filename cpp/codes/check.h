@@ -16,9 +16,9 @@ struct Stored {
         tail(load_bf16(front.tails + step * front.tail_stride + group * kLanes)) {}
 
   // The candidates whose lower bound is below the limit. scale and weights are negative.
-  LW_INLINE std::uint16_t below(F32 limit, const std::int32_t* products, F32 scale, F32 residual_weight,
-                                F32 tail_weight, F32& estimate) const {
-    estimate = fma(scale, to_f32(load_i32(products)), base);
+  LW_INLINE std::uint16_t below(F32 limit, I32 products, F32 scale, F32 residual_weight, F32 tail_weight,
+                                F32& estimate) const {
+    estimate = fma(scale, to_f32(products), base);
     const F32 lower = fma(tail_weight, tail, fma(residual_weight, residual, estimate));
     return static_cast<std::uint16_t>(bits(greater(limit, lower)));
   }
@@ -54,7 +54,7 @@ LW_INLINE bool check(const CodeFront& front, std::size_t group, std::size_t step
     // Nothing in this loop depends on what a candidate turns out to be: a branch would be guessed wrong too often.
     for (std::size_t q = first; q < last; ++q) {
       alive[q * kScreenGroups + group] &=
-          stored.below(set(queries.limits[q]), products[q - first], set(queries.scale[q]),
+          stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(queries.scale[q]),
                        set(queries.residual_weight[q]), set(queries.last_tail_weight[q]), estimate);
       store(estimates + (group * kScreenQueries + q) * kLanes, estimate);
     }
@@ -64,7 +64,7 @@ LW_INLINE bool check(const CodeFront& front, std::size_t group, std::size_t step
   std::uint32_t any = 0;
   for (std::size_t q = first; q < last; ++q) {
     std::uint16_t& mask = alive[q * kScreenGroups + group];
-    mask &= stored.below(set(queries.limits[q]), products[q - first], set(queries.scale[q]),
+    mask &= stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(queries.scale[q]),
                          set(queries.residual_weight[q]), set(-queries.queries[q].tail_weights[step]), estimate);
     quads_read[q] += count(mask) * next_quads;
     any |= mask;

@@ -22,7 +22,7 @@ LW_INLINE void accumulate(const std::int8_t* codes, const CodeQuery* queries, st
     for (std::size_t q = 0; q < Q; ++q) {
       std::int32_t four;
       std::memcpy(&four, queries[q].codes + 4 * j, sizeof(four));
-      sum[q] = dot4(sum[q], codes + j * kLanes * 4, four);
+      sum[q] = dot4(sum[q], codes + (j - begin) * kLanes * 4, four);
     }
   }
   for (std::size_t q = 0; q < Q; ++q) store(products[q], sum[q]);
@@ -35,18 +35,21 @@ void screen_tile(const CodeFront& front, std::size_t n_groups, const CodeQuery* 
   constexpr std::size_t kTogether = 4;
   const CheckedQueries checked(front, queries, n_queries, limits);
   for (std::size_t g = 0; g < n_groups; ++g) {
-    const std::int8_t* const codes = front.codes + g * front.n_quads * kLanes * 4;
     std::int32_t products[kScreenQueries][kLanes] = {};
     std::size_t begin = 0;
     for (std::size_t step = 0; step < front.n_steps; ++step) {
       const std::size_t end = front.ends[step];
+      const std::int8_t* const codes = front.codes[step] + g * (end - begin) * kLanes * 4;
       std::size_t q = 0;
       for (; q + kTogether <= n_queries; q += kTogether) {
         accumulate<kTogether>(codes, queries + q, begin, end, step, products + q);
       }
       for (; q < n_queries; ++q) accumulate<1>(codes, queries + q, begin, end, step, products + q);
-      if (!check(front, g, step, checked, 0, n_queries, products, alive, estimates, quads_read)) break;
       begin = end;
+      if (step >= front.first_look &&
+          !check(front, g, step, checked, 0, n_queries, products, alive, estimates, quads_read)) {
+        break;
+      }
     }
   }
 }

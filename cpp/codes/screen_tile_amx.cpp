@@ -74,8 +74,6 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
                            const CheckedQueries& checked, std::uint16_t* alive, float* estimates,
                            std::uint64_t* quads_read) {
   alignas(64) std::int32_t products[4][kTileQueries][kLanes];
-  const std::size_t stride = front.n_quads * kLanes * 4;
-  const std::int8_t* const codes = front.codes + first * stride;
   std::size_t begin = 0;
   std::size_t stretch = 0;
   _tile_zero(0);
@@ -83,8 +81,10 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
   _tile_zero(2);
   _tile_zero(3);
   for (std::size_t step = 0; step < front.n_steps; ++step) {
-    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++stretch) {
-      const std::int8_t* const at = codes + begin * kLanes * 4;
+    const std::size_t stride = (front.ends[step] - begin) * kLanes * 4;
+    const std::int8_t* at = front.codes[step] + first * stride;
+    for (; begin < front.ends[step];
+         begin = stretch_end(begin, front.ends[step]), ++stretch, at += kTileQuads * kLanes * 4) {
       _tile_loadd(4, tiles.get(block, stretch, begin, stretch_end(begin, front.ends[step])), 64);
       _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
@@ -95,6 +95,7 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
       _tile_loadd(5, at + 3 * stride, 64);
       _tile_dpbssd(3, 4, 5);
     }
+    if (step < front.first_look) continue;
     _tile_stored(0, products[0], 64);
     _tile_stored(1, products[1], 64);
     _tile_stored(2, products[2], 64);
@@ -112,16 +113,18 @@ LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block
                           const CheckedQueries& checked, std::uint16_t* alive, float* estimates,
                           std::uint64_t* quads_read) {
   alignas(64) std::int32_t products[kTileQueries][kLanes];
-  const std::int8_t* const codes = front.codes + group * front.n_quads * kLanes * 4;
   std::size_t begin = 0;
   std::size_t stretch = 0;
   _tile_zero(0);
   for (std::size_t step = 0; step < front.n_steps; ++step) {
-    for (; begin < front.ends[step]; begin = stretch_end(begin, front.ends[step]), ++stretch) {
+    const std::int8_t* at = front.codes[step] + group * (front.ends[step] - begin) * kLanes * 4;
+    for (; begin < front.ends[step];
+         begin = stretch_end(begin, front.ends[step]), ++stretch, at += kTileQuads * kLanes * 4) {
       _tile_loadd(4, tiles.get(block, stretch, begin, stretch_end(begin, front.ends[step])), 64);
-      _tile_loadd(5, codes + begin * kLanes * 4, 64);
+      _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
     }
+    if (step < front.first_look) continue;
     _tile_stored(0, products, 64);
     if (!check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) return;
   }

@@ -126,7 +126,6 @@ class Query {
         codes_(codes),
         request_(request),
         query_(query),
-        first_step_(std::isinf(request.eps0) ? plan.n_front_steps - 1 : 0),
         code_(plan.n_front + body_length(plan)),
         fine_(code_.size()),
         sums_(plan.n_steps),
@@ -138,7 +137,7 @@ class Query {
     const std::size_t front = std::min(plan.n_front, dim);
     const Lost lost_front = quantise(z, 0, front, front_scale_, nullptr);
     const Lost lost_body = quantise(z, front, dim, body_scale_, &fine_scale_);
-    const bool exact = std::isinf(request.eps0);
+    const bool exact = this->exact();
     const double spread = exact ? 0.0 : this->spread(z, length);
     const auto likely = [&](double certain, double deviation) {
       return exact ? certain : std::min(certain, request.eps0 * deviation);
@@ -164,8 +163,8 @@ class Query {
       }
       tail_weights_[step] = factor_up(2 * std::sqrt(tail2) * cosine * (1 + 0x1p-18));
     }
-    for (std::size_t step = first_step_, begin = 0; step < plan.n_steps; begin = plan.ends[step++]) {
-      for (std::size_t i = begin; i < plan.ends[step]; ++i) sums_[step] += code_[i];
+    for (std::size_t step = 0; step < plan.n_steps; ++step) {
+      for (std::size_t i = plan.begin(step); i < plan.ends[step]; ++i) sums_[step] += code_[i];
     }
     for (const std::int8_t code : fine_) fine_sum_ += code;
 
@@ -189,9 +188,9 @@ class Query {
     Scratch scratch;
     for_each_run(ranges, n_ranges, [&](std::size_t at, std::size_t n) {
       std::uint16_t alive[kScreenGroups];
-      begin(at, n, alive, search, scratch);
+      begin(at, n, 0, alive, search, scratch);
       const float highest = limit(search.best.bound());
-      screen(at, n, highest, alive, scratch.estimates, search);
+      search.stats.dimensions += screen(at, n, highest, alive, scratch.estimates);
       pursue(at, n, alive, scratch.estimates, kLanes, highest, search, scratch);
     });
   }
@@ -263,20 +262,26 @@ class Query {
 
   static void run_tile(const Query* queries, std::size_t n_queries, std::size_t at, std::size_t n, CodeSearch* searches,
                        Tile& tile) {
+    // A group is read for all queries if one of them wants it, which one mostly does: an exact search saves the looks
+    // that a query alone would take. Below exact they are part of the answer.
+    const std::size_t first_look = queries[0].exact() ? queries[0].plan_.n_front_steps - 1 : 0;
     for (std::size_t q = 0; q < n_queries; ++q) {
       tile.queries[q] = queries[q].code_query();
-      queries[q].begin(at, n, tile.alive[q], searches[q], tile.scratch);
+      queries[q].begin(at, n, first_look, tile.alive[q], searches[q], tile.scratch);
       tile.limits[q] = queries[q].limit(searches[q].best.bound());
     }
     std::uint64_t quads_read[kScreenQueries] = {};
-    queries[0].kernels_.screen_tile(queries[0].front(at), n_groups(n), tile.queries, n_queries, tile.limits,
-                                    tile.alive[0], tile.estimates[0][0], quads_read);
+    const std::int8_t* planes[kMostFrontSteps];
+    queries[0].kernels_.screen_tile(queries[0].front(at, first_look, planes), n_groups(n), tile.queries, n_queries,
+                                    tile.limits, tile.alive[0], tile.estimates[0][0], quads_read);
     for (std::size_t q = 0; q < n_queries; ++q) {
       searches[q].stats.dimensions += 4 * quads_read[q];
       queries[q].pursue(at, n, tile.alive[q], tile.estimates[0][q], kScreenQueries * kLanes, tile.limits[q],
                         searches[q], tile.scratch);
     }
   }
+
+  bool exact() const { return std::isinf(request_.eps0); }
 
   // The length of what codes do not say of a weighted query.
   struct Lost {
@@ -331,39 +336,44 @@ class Query {
     return up(exact + slack_ + 8 * kUnit * (std::abs(b) + std::abs(exact)) + static_cast<double>(plan_.dim) * 0x1p-140);
   }
 
-  CodeFront front(std::size_t at) const {
-    return {codes_.front + at * plan_.n_front,
+  // The front from a position on; `planes` is where it keeps the places.
+  CodeFront front(std::size_t at, std::size_t first_look, const std::int8_t* (&planes)[kMostFrontSteps]) const {
+    for (std::size_t step = 0; step < plan_.n_front_steps; ++step) {
+      planes[step] = codes_.fronts[step] + at * (plan_.ends[step] - plan_.begin(step));
+    }
+    return {planes,
             codes_.base + at,
             codes_.residuals + at,
-            codes_.tails + first_step_ * codes_.tail_stride + at,
+            codes_.tails + at,
             codes_.tail_stride,
-            plan_.n_quads(),
-            front_ends_.data() + first_step_,
-            plan_.n_front_steps - first_step_};
+            front_ends_.data(),
+            plan_.n_front_steps,
+            first_look};
   }
 
   CodeQuery code_query() const {
-    return {code_.data(), sums_.data() + first_step_, tail_weights_.data() + first_step_, front_residual_weight_,
-            front_scale_};
+    return {code_.data(), sums_.data(), tail_weights_.data(), front_residual_weight_, front_scale_};
   }
 
-  void screen(std::size_t at, std::size_t n, float highest, std::uint16_t* alive, float* estimates,
-              Search& search) const {
+  // Returns the dimensions read behind the first step.
+  std::uint64_t screen(std::size_t at, std::size_t n, float highest, std::uint16_t* alive, float* estimates) const {
     std::uint64_t quads_read = 0;
-    kernels_.screen_codes(front(at), n_groups(n), code_query(), highest, alive, estimates, &quads_read);
-    search.stats.dimensions += 4 * quads_read;
+    const std::int8_t* planes[kMostFrontSteps];
+    kernels_.screen_codes(front(at, 0, planes), n_groups(n), code_query(), highest, alive, estimates, &quads_read);
+    return 4 * quads_read;
   }
 
   // Finds the run's candidates that the request allows and that are not settled yet. Without a bound nothing could be
   // dropped: the rows with the best estimates are settled to have one.
-  void begin(std::size_t at, std::size_t n, std::uint16_t* alive, Search& search, Scratch& scratch) const {
+  void begin(std::size_t at, std::size_t n, std::size_t first_look, std::uint16_t* alive, Search& search,
+             Scratch& scratch) const {
     const std::size_t n_candidates = allow(store_, request_, at, n, alive);
     search.stats.candidates += n_candidates;
-    search.stats.dimensions += n_candidates * plan_.ends[first_step_];
+    search.stats.dimensions += n_candidates * plan_.ends[first_look];
     if (search.best.bound() < std::numeric_limits<float>::infinity()) return;
     std::uint16_t screened[kScreenGroups];
     std::copy_n(alive, n_groups(n), screened);
-    screen(at, n, std::numeric_limits<float>::infinity(), screened, scratch.estimates, search);
+    screen(at, n, std::numeric_limits<float>::infinity(), screened, scratch.estimates);
     Candidate* const candidates = scratch.candidates;
     std::size_t m = 0;
     for_each_alive(screened, n_groups(n), [&](std::uint32_t offset) {
@@ -475,7 +485,6 @@ class Query {
   const Codes& codes_;
   const Request& request_;
   const float* query_;
-  std::size_t first_step_;
   std::vector<std::int8_t> code_;
   std::vector<std::int8_t> fine_;
   std::vector<std::int32_t> sums_;
@@ -569,8 +578,12 @@ bool fill_codes(const Kernels& kernels, const Store& store, const CodePlan& plan
       } else {
         code_row(store, plan, codes, at, rows[i], y.data() + i * stride, code.data());
       }
-      std::int8_t* const group = codes.front + at / kLanes * kLanes * plan.n_front + at % kLanes * 4;
-      for (std::size_t j = 0; j < plan.n_quads(); ++j) std::memcpy(group + j * kLanes * 4, code.data() + 4 * j, 4);
+      for (std::size_t step = 0; step < plan.n_front_steps; ++step) {
+        const std::size_t n_quads = (plan.ends[step] - plan.begin(step)) / 4;
+        std::int8_t* const place = codes.fronts[step] + at / kLanes * kLanes * 4 * n_quads + at % kLanes * 4;
+        const std::int8_t* const from = code.data() + plan.begin(step);
+        for (std::size_t j = 0; j < n_quads; ++j) std::memcpy(place + j * kLanes * 4, from + 4 * j, 4);
+      }
       const std::int8_t* const rest = code.data() + plan.n_front;
       std::int8_t* const row = codes.body + at * body_stride;
       if (plan.body_bits == 8) {

@@ -15,12 +15,14 @@
 
 namespace lw {
 
+inline constexpr std::size_t kMostFrontSteps = 4;
+
 // The axes and steps of a code. A "step" is a prefix of dimensions after which candidates are dropped.
 struct CodePlan {
   std::size_t dim;
   std::size_t n_front;        // dimensions of the front, a multiple of 4, at least 4
   std::size_t n_steps;        // all of them; the first n_front_steps belong to the front
-  std::size_t n_front_steps;  // with eps0 = inf only the last of them is made: earlier ones pay for likely bounds only
+  std::size_t n_front_steps;  // at most kMostFrontSteps
   const std::uint32_t* ends;  // [n_steps] dimensions, ascending; the front's are multiples of 4 up to n_front, those of
                               // the body lie multiples of body_read() behind n_front, but for the last, which is >= dim
   const float* center;        // [dim]
@@ -33,7 +35,8 @@ struct CodePlan {
   std::size_t body_bits;      // 8, or 4
   const double* neighbors;    // [n_steps][2], mean and standard deviation of the tail cosine that keeps a neighbour
 
-  std::size_t n_quads() const { return n_front / 4; }
+  // The first dimension of a step.
+  std::size_t begin(std::size_t step) const { return step == 0 ? 0 : ends[step - 1]; }
   // Steps whose tails are stored: behind the body's last there is none.
   std::size_t n_tails() const { return n_steps == n_front_steps ? n_steps : n_steps - 1; }
   // Codes of the body that one read of 64 bytes holds.
@@ -47,11 +50,11 @@ struct CodePlan {
 
 // What is stored of the rows at n_positions positions.
 struct Codes {
-  std::int8_t* front;        // as CodeFront::codes, and 1,024 bytes to read beyond the end
-  std::int8_t* body;         // [positions * body_stride], and 64 bytes to read beyond the end
-  float* base;               // [positions]
-  std::uint16_t* residuals;  // [positions], bfloat16
-  std::uint16_t* tails;      // [n_tails][tail_stride], bfloat16
+  std::int8_t* fronts[kMostFrontSteps];  // as CodeFront::codes, and 1,024 bytes to read beyond the end of each
+  std::int8_t* body;                     // [positions * body_stride], and 64 bytes to read beyond the end
+  float* base;                           // [positions]
+  std::uint16_t* residuals;              // [positions], bfloat16
+  std::uint16_t* tails;                  // [n_tails][tail_stride], bfloat16
   std::size_t tail_stride;
 };
 

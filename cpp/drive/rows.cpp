@@ -63,7 +63,8 @@ double squared_norms(const Rows& rows, std::size_t n, std::size_t dim, double* o
   double largest = 0.0;
   for (std::size_t i = 0; i < n; ++i) {
     out[i] = squared_norm(rows.row(i, dim, widened.data()), dim);
-    largest = std::max(largest, out[i]);
+    // NaN is larger than all.
+    if (!(out[i] <= largest) && !std::isnan(largest)) largest = out[i];
   }
   return largest;
 }

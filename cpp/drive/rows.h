@@ -73,7 +73,7 @@ void score_rows(const Kernels& kernels, Metric metric, const float* query, const
                                const Rows& rows, std::size_t dim, const std::int64_t* ids, std::size_t n_ids,
                                float* distances, std::size_t n_threads, const Interrupt& interrupt);
 
-// Squared lengths in double, in a fixed order. Returns the largest.
+// Squared lengths in double, in a fixed order. Returns the largest, NaN if there is one.
 double squared_norms(const Rows& rows, std::size_t n, std::size_t dim, double* out);
 
 // The arithmetic mean of the rows, or zero if there are none.

@@ -54,6 +54,7 @@ class Kernels:
         estimates: _F32,
         quads_read: _U64,
         tile: bool,
+        first_look: int = 0,
     ) -> None: ...
     def dot_codes(
         self, query: _I8, rows: _I8, positions: _I64, out: _I32, nibbles: bool = False

@@ -308,14 +308,17 @@ def check_int(value: Any, name: str, *, low: int | None = None, high: int | None
     >>> check_int(np.uint8(7), "k", low=1)
     7
     """
-    if isinstance(value, (bool, np.bool_)):
+    if type(value) is int:
+        number = value
+    elif isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name}: expected an integer, got {type(value).__name__} {value!r}"
-        ) from None
+    else:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(
+                f"{name}: expected an integer, got {type(value).__name__} {value!r}"
+            ) from None
     _check_bounds(number, name, "an integer", low, high)
     return number
 
@@ -359,7 +362,10 @@ def check_real(
     >>> check_real(1, "alpha", low=0, high=1)
     1.0
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    # Asking a number for its kind takes longer than all the rest.
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, numbers.Real)
+    ):
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__} {value!r}")
     try:
         number = float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,29 @@ import numpy.typing as npt
 from lanewise import _native
 from lanewise.arrays import Numbers
 
-__all__ = ["check_lengths", "normalized"]
+__all__ = ["as_they_are", "check_lengths", "normalized"]
 
 # Squared distances between two accepted vectors are at most half of the largest float32.
 _MAX_NORM2 = float(np.finfo(np.float32).max) / 8
+_FLOAT32 = np.dtype(np.float32)
+
+
+def as_they_are(queries: Any, dim: int) -> npt.NDArray[np.float32] | None:
+    """Return queries that need neither conversion nor complaint as a matrix, None for others.
+
+    A scan leaves the caches cold, so that each step of a longer way counts many times over.
+    """
+    if type(queries) is not np.ndarray or queries.dtype is not _FLOAT32:
+        return None
+    flags = queries.flags
+    if not (flags.c_contiguous and flags.aligned) or not 1 <= queries.ndim <= 2:
+        return None
+    if queries.size == 0 or queries.shape[-1] != dim:
+        return None
+    rows = queries.reshape(-1, dim)
+    # Of NaN and infinities too.
+    largest = _native.squared_norms(rows, np.empty(len(rows), dtype=np.float64))
+    return rows if largest <= _MAX_NORM2 else None
 
 
 def check_lengths(X: Numbers, name: str) -> float:

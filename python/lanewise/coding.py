@@ -33,7 +33,8 @@ _TRIALS = 16
 # Cost of work on a row apart from the others, in bytes read in sequence, as measured.
 _APART = 1280
 _BESIDE = 8  # bytes that the front's bound reads of a row
-_SHARED = 4  # how much less the front costs in a batch
+_LOOK = 64  # what reading on costs a row of a group beside the bytes, as measured
+_SHARED = 20  # how much less the front costs in a batch
 _UNIT = 2.0**-24
 _CERTAIN = np.array([[1.0, 0.0]])
 
@@ -97,6 +98,11 @@ class CodePlan:
             self.neighbors,
             self.body_bits,
         )
+
+    @property
+    def front_widths(self) -> list[int]:
+        """Dimensions of each of the front's steps."""
+        return [int(width) for width in np.diff(self.ends[: self.n_front_steps], prepend=0)]
 
     @property
     def rotation(self) -> str | None:
@@ -275,11 +281,11 @@ def _steps(
     norms = (Y.astype(np.float64) ** 2).sum(axis=1)[:, np.newaxis]
     lengths = (Z.astype(np.float64) ** 2).sum(axis=1)
     exact = norms + lengths - 2 * (Y @ Z.T).astype(np.float64)
-    rank = min(m - 1, max(1, round(10 * m / n)) + 1)  # a query is a row itself
+    rank = min(m - 1, max(1, round(10 * m / n)))  # the nearest of all is the query itself
     bound = np.partition(exact, rank, axis=0)[rank]
     near = np.argpartition(exact, 11, axis=0)[1:11]
     coded = 2 * residual * np.sqrt(lengths)
-    certain, likely = np.empty(len(grid)), np.empty(len(grid))
+    certain, groups, likely_groups = (np.empty(len(grid)) for _ in range(3))
     product = np.zeros_like(exact)
     tail2, query_tail2 = norms.copy(), lengths.copy()
     begin = 0
@@ -293,9 +299,13 @@ def _steps(
         needed = (distance - bound) / np.maximum(2 * tails, 1e-30)
         needed = np.maximum(np.take_along_axis(needed, near, axis=0), 0)
         cosine = min(1.0, max(0.0, float(needed.mean() + 3 * needed.std())))
+        left = (distance - 2 * tails - coded < bound).mean(axis=0)
+        likely_left = (distance - 2 * cosine * tails < bound).mean(axis=0)
         # The harder half: what is asked is seldom as near to the rows as they are to each other.
-        for share, width in ((certain, 2 * tails + coded), (likely, 2 * cosine * tails)):
-            share[i] = np.sort((distance - width < bound).mean(axis=0))[len(Z) // 2 :].mean()
+        certain[i] = np.sort(left)[len(Z) // 2 :].mean()
+        # A group of rows is read on for any of them.
+        groups[i] = (1 - (1 - left) ** _LANES).mean()
+        likely_groups[i] = (1 - (1 - likely_left) ** _LANES).mean()
         begin = end
 
     def behind(i: int) -> float:
@@ -306,19 +316,25 @@ def _steps(
             left, begin = float(np.interp(end, grid, certain)), end
         return float(cost + left * (4 * dim + _APART))
 
-    # One look at the bound in the front: a second costs more than the bytes that it saves. A batch
-    # reads a front once for many queries, a query alone for itself: neither shall lose much.
+    # A batch reads the front once for many queries, and looks at the bound at its end alone. A
+    # query by itself looks once before, and reads on what that leaves. None of the three, nor a
+    # likely search, shall lose much: the product of what they cost is least.
+    ends = np.array(grid)
     rest = np.array([behind(i) for i in range(len(grid))])
-    totals = np.array(grid) + rest
-    alone, together = np.array(grid) + _BESIDE + rest, (np.array(grid) + _BESIDE) / _SHARED + rest
-    best = int(np.argmin(alone * together))
-    # Likely bounds let go of most rows sooner, which is worth a look if it saves a fifth.
-    group = 1 - (1 - likely) ** _LANES
-    early = [grid[i] + group[i] * (grid[best] - grid[i]) for i in range(best)]
-    front = [grid[best]]
-    if early and 5 * (min(early) + 10) < 4 * (grid[best] + 8):
-        front.insert(0, grid[int(np.argmin(early))])
-    return front, _body_steps(grid[best], whole, body_bits), float(totals[best])
+    batch = (ends + _BESIDE) / _SHARED + rest
+
+    def alone(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Cost by the ends of the first look (rows) and the last; the diagonal has but one."""
+        more = np.maximum(ends - ends[:, np.newaxis], 0)
+        looks = np.where(more > 0, share[:, np.newaxis] * (more + _LOOK), 0)
+        return np.where(
+            ends >= ends[:, np.newaxis], ends[:, np.newaxis] + _BESIDE + looks + rest, np.inf
+        )
+
+    exact = alone(groups)
+    first, last = np.unravel_index(np.argmin(batch * exact * alone(likely_groups)), exact.shape)
+    front = sorted({grid[first], grid[last]})
+    return front, _body_steps(front[-1], whole, body_bits), float(exact[first, last])
 
 
 def _grid(whole: int) -> list[int]:

@@ -210,7 +210,8 @@ class Flat:
         -------
         SearchResult
             Shapes (n_queries, k). `stats` holds one number a query: ``candidates`` rows looked at,
-            ``dimensions`` added up for them in all, ``settled`` rows scored exactly.
+            ``dimensions`` added up for them in all, ``settled`` rows scored exactly. An exact batch
+            adds up more dimensions than its queries alone would, because it reads them at once.
 
         Raises
         ------

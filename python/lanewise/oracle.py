@@ -368,6 +368,7 @@ def screen_codes(
     scale: float,
     limit: float,
     alive: npt.ArrayLike,
+    first_look: int = 0,
 ) -> tuple[npt.NDArray[np.uint16], Floats, int]:
     """Return who survives the steps of a screening of byte codes, the estimates, and the work.
 
@@ -387,6 +388,8 @@ def screen_codes(
         float32.
     alive : array-like of uint16, shape (n_groups,)
         Bit l of word g is set if member l of group g is still in the race.
+    first_look : int, default 0
+        Steps before it drop nobody.
 
     Returns
     -------
@@ -395,7 +398,7 @@ def screen_codes(
     estimates : ndarray of float32, shape (16 * n_groups,)
         Of the last step.
     quads_read : int
-        Quads of candidates behind the first step, which all of them read.
+        Quads of candidates in the steps behind `first_look`, up to which all of them read.
 
     Notes
     -----
@@ -427,14 +430,15 @@ def screen_codes(
         strict=True,
     )
     begin = quads_read = 0
-    for end, tail_weight, tail in steps:
-        quads_read += int(survivors.sum()) * (end - begin if begin > 0 else 0)
+    for step, (end, tail_weight, tail) in enumerate(steps):
+        quads_read += int(survivors.sum()) * (end - begin if step > first_look else 0)
         begin = end
         products = rows[:, : 4 * end] @ target[: 4 * end]
         estimates = fused(-np.float32(scale), products.astype(np.float32), base)
         coded = fused(-np.float32(residual_weight), bfloat16(residuals), estimates)
         lower = fused(-tail_weight, bfloat16(tail), coded)
-        survivors &= lower < np.float32(limit)
+        if step >= first_look:
+            survivors &= lower < np.float32(limit)
     words = (survivors.reshape(n_groups, _LANES) * lane).sum(axis=1)
     return words.astype(np.uint16), estimates, quads_read
 

@@ -250,12 +250,16 @@ class CodePlanes(LearnedPlanes[CodePlan]):
     def _shapes(self, positions: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
         assert self.plan is not None
         native = self.plan.native
+        fronts = {
+            f"front-{step}": (np.int8, (positions * width + _FRONT_PADDING,))
+            for step, width in enumerate(self.plan.front_widths)
+        }
         return {
-            "front": (np.int8, (positions * self.plan.n_front + _FRONT_PADDING,)),
             "body": (np.int8, (positions * native.body_stride + _BODY_PADDING,)),
             "base": (np.float32, (positions,)),
             "residuals": (np.uint16, (positions,)),
             "tails": (np.uint16, (native.n_tails, positions)),
+            **fronts,
         }
 
     def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> CodePlanes:
@@ -330,7 +334,20 @@ class CodePlanes(LearnedPlanes[CodePlan]):
             residual=bounds[3],
             neighbors=arrays["neighbors"],
         )
+        if "front" in arrays:
+            arrays = {**arrays, **_split_front(arrays["front"], plan)}
         return self._restored(plan, arrays)
+
+
+def _split_front(front: np.ndarray[Any, Any], plan: CodePlan) -> Arrays:
+    """Return the planes of a front that was written with all its steps in one."""
+    assert plan.native  # which has checked the steps
+    groups = front.ravel()[:-_FRONT_PADDING].reshape(-1, 16 * plan.n_front)
+    parts = np.split(groups, 16 * plan.ends[: plan.n_front_steps - 1], axis=1)
+    return {
+        f"front-{step}": extended(part.ravel(), part.size + _FRONT_PADDING)
+        for step, part in enumerate(parts)
+    }
 
 
 def extended(array: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:

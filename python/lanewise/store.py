@@ -24,7 +24,7 @@ from lanewise.arrays import (
     check_real,
 )
 from lanewise.binary import BinaryPlanes
-from lanewise.canonical import check_lengths, normalized
+from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
 from lanewise.progress import Progress, say_nothing
@@ -128,9 +128,15 @@ class Rows:
             State(
                 np.empty((0, self.dim), dtype=np.float32),
                 self._no_planes(),
-                *_one_list(0),
+                *self._one_list(0),
             )
         )
+
+    def _one_list(self, n: int) -> tuple[Ids, Ids]:
+        """Beginnings and sizes of lists if there is but one, of n rows in order."""
+        # A block of rotated rows is whole from the first: it may not grow while others search it.
+        unit = _BLOCK if self.storage == "f32" else _LANES
+        return np.array([0, -(-n // unit) * unit], dtype=np.int64), np.array([n], dtype=np.int64)
 
     def _no_planes(self) -> Planes:
         if self.storage == "f32":
@@ -184,6 +190,9 @@ class Rows:
 
     def as_canonical_queries(self, queries: Any) -> Floats:
         """Validate queries; return them as they are scored."""
+        ready = as_they_are(queries, self.dim)
+        if ready is not None:
+            return normalized(ready) if self.metric == "cosine" else ready
         return self._canonical(as_queries(queries, "queries", self.dim), "queries")[0]
 
     def _canonical(self, rows: Floats, name: str) -> tuple[Floats, float]:
@@ -205,7 +214,7 @@ class Rows:
             self._add_ids(new, wanted, len(rows), threads, report)
             old = new.n
             new.n = old + len(rows)
-            new.list_begin, new.list_size = _one_list(new.n)
+            new.list_begin, new.list_size = self._one_list(new.n)
             # Rows of two types meet as floats.
             dtype = rows.dtype if old == 0 or rows.dtype == new.rows.dtype else np.dtype(np.float32)
             new.rows = _with_room(new.rows, old, new.n, dtype)
@@ -324,7 +333,7 @@ class Rows:
         new.n, new.n_removed, new.allowed = len(new.rows), 0, None
         new.planes, new.n_fitted = self._no_planes(), 0
         if new.list_of is None or new.n == 0:
-            new.list_begin, new.list_size = _one_list(new.n)
+            new.list_begin, new.list_size = self._one_list(new.n)
             new.row_of = new.list_of = None
         else:
             self._lay_out(new, new.list_of[live], len(new.list_size))
@@ -502,8 +511,11 @@ class Rows:
             if self.storage != "binary":
                 raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
             return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
-        planes = self.snapshot.state.planes
-        learned = planes.plan.rerank if isinstance(planes, BinaryPlanes) and planes.plan else 1
+        learned = 1
+        if self.storage == "binary":
+            planes = self.snapshot.state.planes
+            assert isinstance(planes, BinaryPlanes)
+            learned = planes.plan.rerank if planes.plan else 1
         return max(learned, 10 * k)
 
     def _check_dial(self, eps0: float, delta: int, n_threads: int | None) -> tuple[float, int, int]:
@@ -715,7 +727,7 @@ def _check_arrays(
                 f"got {array.dtype} of shape {array.shape}"
             )
     positions = int(arrays["list_begin"][-1])
-    if "row_of" not in arrays and positions != -(-n // _BLOCK) * _BLOCK:
+    if "row_of" not in arrays and (positions % _LANES != 0 or not n <= positions < n + _BLOCK):
         raise ValueError(f"list_begin: expected room for {n} rows, got {positions} positions")
     for name in ("planes.base", "planes.norms"):
         if name in arrays and len(arrays[name]) != positions:
@@ -780,11 +792,6 @@ def _with_room(
     longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=dtype)
     longer[:n_used] = array[:n_used]
     return longer
-
-
-def _one_list(n: int) -> tuple[Ids, Ids]:
-    """Beginnings and sizes of lists if there is but one, of n rows in order."""
-    return np.array([0, -(-n // _BLOCK) * _BLOCK], dtype=np.int64), np.array([n], dtype=np.int64)
 
 
 def _packed(mask: npt.NDArray[np.bool_]) -> Bits:
