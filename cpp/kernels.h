@@ -77,12 +77,26 @@ struct RowCode {
   float residual2;
 };
 
+// Centroids as assign meets them, sixteen in a panel: dimension d of lane l in panel p is rows[(p * dim + d) * kLanes +
+// l].
+struct Panels {
+  const float* rows;
+  const float* bias;         // [panels * kLanes], -inf for padding
+  const std::uint32_t* ids;  // [n] of the panels to be met, ascending; null for 0 to n - 1
+  std::size_t n;
+
+  std::uint32_t id(std::size_t i) const { return ids == nullptr ? static_cast<std::uint32_t>(i) : ids[i]; }
+};
+
 // Coded centroids of one scale, sixteen in a panel. Quad j (dimensions 4j to 4j + 3) of lane l in panel p is the four
 // coarse codes at codes[2 * p * stride * kLanes + (j * kLanes + l) * 4]; the fine codes lie stride * kLanes behind.
 struct CodedPanels {
   const std::int8_t* codes;
-  const float* bias;  // [n * kLanes], -inf for padding
+  const float* bias;  // as in Panels, and ids too
+  const std::uint32_t* ids;
   std::size_t n;
+
+  std::uint32_t id(std::size_t i) const { return ids == nullptr ? static_cast<std::uint32_t>(i) : ids[i]; }
 };
 
 struct Kernels {
@@ -167,13 +181,11 @@ struct Kernels {
 
   // assign/assign.cpp
   // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
-  // Points and centroids are dimension-major in groups of kLanes: dimension d of member m of group g is
-  // data[(g * dim + d) * kLanes + m]. Each sum is one chain of fused multiply-adds over the dimensions, from bias.
-  // Padding centroids have bias -inf. `scratch` holds n_groups * kLanes * 3 * kLanes words of 32 bits. runner_ups is
+  // Points lie as the centroids of Panels do, group by group. Each sum is one chain of fused multiply-adds over the
+  // dimensions, from bias. `scratch` holds n_groups * kLanes * 3 * kLanes words of 32 bits. runner_ups is
   // the second largest, equal to scores if two centroids share the largest, -inf if there is but one centroid.
-  void (*assign)(const float* points, std::size_t n_groups, const float* centroids, const float* bias,
-                 std::size_t n_panels, std::size_t dim, void* scratch, std::int32_t* labels, float* scores,
-                 float* runner_ups);
+  void (*assign)(const float* points, std::size_t n_groups, const Panels& panels, std::size_t dim, void* scratch,
+                 std::int32_t* labels, float* scores, float* runner_ups);
 
   // assign/add_rows.cpp
   // sum[d] += weights[ids[i]] * rows[ids[i] * dim + d] for i = 0, 1, ..., n - 1, each rounded; weights may be null
@@ -190,10 +202,11 @@ struct Kernels {
                     std::size_t stride, std::int8_t* codes, RowCode* facts);
 
   // assign/assign_codes.cpp
-  // Each of n_points points (a multiple of kLanes) meets all centroids: with the products p of coarse codes and q of
-  // coarse with fine ones, both ways, the score is (kFineSteps * p + q) + weights[i] * bias[j]. near[i] is the label of
-  // the best if all others are more than doubts[i] behind it, otherwise -1. `scratch` holds n_points * 3 * kLanes words
-  // of 32 bits: afterwards the best score of every lane, its panel, and the best beside it. At most 65,536 dimensions.
+  // Each of n_points points (a multiple of kLanes) meets the panels' centroids: with the products p of coarse codes and
+  // q of coarse with fine ones, both ways, the score is (kFineSteps * p + q) + weights[i] * bias[j]. near[i] is the
+  // label of the best if all others are more than doubts[i] behind it, otherwise -1. `scratch` holds n_points * 3 *
+  // kLanes words of 32 bits: afterwards the best score of every lane, its panel, and the best beside it. At most 65,536
+  // dimensions.
   void (*assign_codes)(const std::int8_t* points, std::size_t n_points, std::size_t stride, const float* weights,
                        const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near);
 
@@ -215,8 +228,7 @@ struct Kernels {
   void l2_rows_within(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float, float*);      \
   void project(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                            \
   void screen_bits(const BitRows&, std::size_t, const BitQuery&, float, std::uint16_t*, float*);                      \
-  void assign(const float*, std::size_t, const float*, const float*, std::size_t, std::size_t, void*, std::int32_t*,  \
-              float*, float*);                                                                                        \
+  void assign(const float*, std::size_t, const Panels&, std::size_t, void*, std::int32_t*, float*, float*);           \
   void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
   void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \

@@ -3,15 +3,22 @@
 cdef extern from "drive/assign.h" namespace "lw" nogil:
     cbool c_assign "lw::assign"(const CKernels&, Metric, const float*, size_t, size_t, const float*, size_t, int32_t*,
                                 float*, size_t, const Interrupt&) except +
+    cbool c_reassign "lw::reassign"(const CKernels&, const float*, size_t, size_t, const float*, size_t, const int32_t*,
+                                    int32_t*, float*, size_t, const Interrupt&, double&) except +
     cbool c_cluster_sums "lw::cluster_sums"(const CKernels&, const float*, size_t, size_t, const int32_t*,
                                             const double*, size_t, double*, double*, int64_t*, size_t,
                                             const Interrupt&) except +
 
 
 def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[:, ::1] centroids, int32_t[::1] labels,
-           float[::1] distances, size_t n_threads):
-    """Nearest centroid of every point, and the distance to it; distances may be None."""
-    cdef size_t n = points.shape[0], dim = points.shape[1], k = centroids.shape[0]
+           float[::1] distances, size_t n_threads, const int32_t[::1] guesses=None):
+    """Nearest centroid of every point, and the distance to it; distances may be None.
+
+    guesses (n,), for "l2" alone, are centroids likely near. Returns the share of the centroids that points have met.
+    """
+    cdef size_t n = points.shape[0], dim = points.shape[1], k = centroids.shape[0], i
+    cdef const int32_t* guess = NULL
+    cdef double share = 1.0
     expect(points.shape[1] == centroids.shape[1] and k > 0 and dim > 0, "assign shapes")
     expect(labels.shape[0] == points.shape[0], "assign out")
     cdef Metric m = to_metric(metric)
@@ -22,11 +29,21 @@ def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[
     if distances is not None:
         expect(distances.shape[0] == points.shape[0], "assign out")
         distance = &distances[0]
+    if guesses is not None:
+        expect(guesses.shape[0] == points.shape[0] and metric == "l2", "assign guesses")
+        for i in range(n):
+            expect(0 <= guesses[i] < <int64_t> k, "assign guesses")
+        guess = &guesses[0]
     cdef Interrupt interrupt = ctrl_c()
     cdef cbool finished
     with nogil:
-        finished = c_assign(kernels.row[0], m, point, n, dim, centroid, k, label, distance, n_threads, interrupt)
+        if guess == NULL:
+            finished = c_assign(kernels.row[0], m, point, n, dim, centroid, k, label, distance, n_threads, interrupt)
+        else:
+            finished = c_reassign(kernels.row[0], point, n, dim, centroid, k, guess, label, distance, n_threads,
+                                  interrupt, share)
     finish(finished)
+    return share
 
 
 def cluster_sums(Kernels kernels, const float[:, ::1] points, const int32_t[::1] labels, const double[::1] weights,

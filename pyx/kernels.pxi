@@ -32,9 +32,15 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         float step
     cdef cppclass RowCode:
         pass
+    cdef cppclass Panels:
+        const float* rows
+        const float* bias
+        const uint32_t* ids
+        size_t n
     cdef cppclass CodedPanels:
         const int8_t* codes
         const float* bias
+        const uint32_t* ids
         size_t n
     cdef cppclass CKernels "lw::Kernels":
         const char* name
@@ -52,7 +58,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
         void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
         void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
-        void (*assign)(const float*, size_t, const float*, const float*, size_t, size_t, void*, int32_t*, float*,
+        void (*assign)(const float*, size_t, const Panels&, size_t, void*, int32_t*, float*,
                        float*)
         void (*add_rows)(const float*, const size_t*, size_t, size_t, const double*, double*)
         void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
@@ -243,8 +249,9 @@ cdef class Kernels:
         self.row.screen_bits(rows, n_groups, query, limit, &alive[0], &estimates[0])
 
     def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
-               float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups):
-        """Best centroid of points packed (groups, dim, 16) among centroids packed (panels, dim, 16)."""
+               float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups,
+               const uint32_t[::1] ids=None):
+        """Best centroid of points packed (groups, dim, 16) among centroids packed (panels, dim, 16), or some panels."""
         cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
         expect(<size_t> points.shape[2] == kLanes and <size_t> centroids.shape[2] == kLanes, "assign packing")
         expect(<size_t> centroids.shape[1] == dim and <size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
@@ -252,8 +259,13 @@ cdef class Kernels:
                and labels.shape[0] == runner_ups.shape[0], "assign out")
         expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 3 * kLanes,
                "assign scratch")
-        self.row.assign(&points[0, 0, 0], n_groups, &centroids[0, 0, 0], &bias[0], n_panels, dim, &scratch[0, 0],
-                        &labels[0], &scores[0], &runner_ups[0])
+        cdef Panels panels
+        panels.rows = &centroids[0, 0, 0]
+        panels.bias = &bias[0]
+        panels.ids = panel_ids(ids, n_panels)
+        panels.n = n_panels if ids is None else ids.shape[0]
+        self.row.assign(&points[0, 0, 0], n_groups, panels, dim, &scratch[0, 0], &labels[0], &scores[0],
+                        &runner_ups[0])
 
     def code_rows(self, const float[:, ::1] rows, const float[::1] shift, float least, int8_t[:, :, :, :, ::1] codes,
                   float[:, ::1] facts):
@@ -268,8 +280,8 @@ cdef class Kernels:
 
     def assign_codes(self, const int8_t[:, :, :, :, ::1] points, const float[::1] weights, const float[::1] doubts,
                      const int8_t[:, :, :, :, ::1] centroids, const float[::1] bias, float[:, ::1] scratch,
-                     int32_t[::1] near):
-        """Labels of points coded as code_rows does among panels (n, coarse and fine, quads, 16, 4)."""
+                     int32_t[::1] near, const uint32_t[::1] ids=None):
+        """Labels of points coded as code_rows does among panels (n, coarse and fine, quads, 16, 4), or some of them."""
         cdef size_t n_points = points.shape[0] * kLanes, stride = points.shape[1] * 64
         expect(points.shape[2] == 2 and <size_t> points.shape[3] == kLanes and points.shape[4] == 64, "points codes")
         expect(<size_t> weights.shape[0] == n_points and <size_t> doubts.shape[0] == n_points, "points weights")
@@ -281,7 +293,8 @@ cdef class Kernels:
         cdef CodedPanels panels
         panels.codes = &centroids[0, 0, 0, 0, 0]
         panels.bias = &bias[0]
-        panels.n = centroids.shape[0]
+        panels.ids = panel_ids(ids, centroids.shape[0])
+        panels.n = centroids.shape[0] if ids is None else ids.shape[0]
         self.row.assign_codes(&points[0, 0, 0, 0, 0], n_points, stride, &weights[0], &doubts[0], panels,
                               &scratch[0, 0], &near[0])
 
@@ -292,6 +305,16 @@ cdef class Kernels:
         expect(key.shape[0] == 2 and n % 8 == 0, "threefry shapes")
         expect(<size_t> out0.shape[0] == n and <size_t> out1.shape[0] == n, "threefry out")
         self.row.threefry(&key[0], &counter0[0], counter1, n, &out0[0], &out1[0])
+
+
+cdef const uint32_t* panel_ids(const uint32_t[::1] ids, size_t n_panels) except? NULL:
+    cdef Py_ssize_t i
+    if ids is None:
+        return NULL
+    expect(ids.shape[0] > 0, "panel ids")
+    for i in range(ids.shape[0]):
+        expect(ids[i] < n_panels and (i == 0 or ids[i - 1] < ids[i]), "panel ids")
+    return &ids[0]
 
 
 def kernel_names():

@@ -296,8 +296,11 @@ def pack(rows):
     return np.ascontiguousarray(padded.reshape(n_groups, LANES, dim).transpose(0, 2, 1))
 
 
-def kernel_assign(kernels, points, centroids, bias):
-    """Labels, scores and runners-up of points (n, dim) among centroids (k, dim), by the kernel."""
+def kernel_assign(kernels, points, centroids, bias, ids=None):
+    """Labels, scores and runners-up of points (n, dim) among centroids (k, dim), by the kernel.
+
+    Points meet all panels of sixteen centroids, or those that `ids` names.
+    """
     groups, panels = pack(points), pack(centroids)
     n_points = len(groups) * LANES
     padded_bias = np.full(len(panels) * LANES, -np.inf, dtype=np.float32)
@@ -306,7 +309,7 @@ def kernel_assign(kernels, points, centroids, bias):
     labels = np.empty(n_points, dtype=np.int32)
     scores = np.empty(n_points, dtype=np.float32)
     runner_ups = np.empty(n_points, dtype=np.float32)
-    kernels.assign(groups, panels, padded_bias, scratch, labels, scores, runner_ups)
+    kernels.assign(groups, panels, padded_bias, scratch, labels, scores, runner_ups, ids)
     n = len(points)
     return labels[:n], scores[:n], runner_ups[:n]
 
@@ -323,7 +326,7 @@ def code_rows(kernels, rows, shift, least=0.0):
     return planes[:, :n], facts
 
 
-def assign_codes(kernels, points, centroids, weights, doubts, bias):
+def assign_codes(kernels, points, centroids, weights, doubts, bias, ids=None):
     """Labels, best scores of each lane, their panels and the best beside them, of coded vectors.
 
     `points` (2, n, stride) and `centroids` (2, k, stride) are coarse and fine codes.
@@ -349,6 +352,7 @@ def assign_codes(kernels, points, centroids, weights, doubts, bias):
         padded_bias,
         scratch.reshape(-1, LANES),
         near,
+        ids,
     )
     scores, won, seconds = scratch[:, :n]
     return near[:n], scores, won.view(np.int32), seconds
@@ -777,6 +781,14 @@ def assign(kernels, metric, points, centroids, n_threads=1):
     distances = np.full(len(points), np.nan, dtype=np.float32)
     _native.assign(kernels, metric, points, centroids, labels, distances, n_threads)
     return labels, distances
+
+
+def reassign(kernels, points, centroids, guesses, n_threads=1):
+    """Labels, distances, and the share of the centroids that points have met."""
+    labels = np.full(len(points), -1, dtype=np.int32)
+    distances = np.full(len(points), np.nan, dtype=np.float32)
+    share = _native.assign(kernels, "l2", points, centroids, labels, distances, n_threads, guesses)
+    return labels, distances, share
 
 
 def cluster_sums(points, labels, weights, k, n_threads=1, kernels=SCALAR):

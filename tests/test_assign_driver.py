@@ -125,6 +125,59 @@ def test_a_few_points_between_twins(code_kernels, rng, metric, apart):
         assert np.count_nonzero(np.isin(labels, [twins, twins + apart])) > 40
 
 
+def grouped(rng, dim, k, n, kind):
+    """Centroids in a few places, points around them, and guesses of which some are foolish."""
+    place = rng.integers(-40, 40, (9, dim)).astype(np.float32)
+    near = KINDS[kind](rng, (k, dim))
+    centroids = place[np.arange(k) % 9] * 64 * np.abs(near).max() + near
+    centroids[-1] = centroids[0]
+    truth = rng.integers(k, size=n)
+    points = centroids[truth] + KINDS[kind](rng, (n, dim)) / 2
+    points[:5] = centroids[:5]
+    guesses = truth.astype(np.int32)
+    foolish = rng.random(n) < 0.01
+    guesses[foolish] = rng.integers(k, size=foolish.sum())
+    return points.astype(np.float32), centroids.astype(np.float32), guesses
+
+
+@pytest.mark.parametrize("dim", [4, 40])
+@pytest.mark.parametrize("kind", ["normal", "integers", "tiny", "zeros"])
+def test_guesses_save_work_and_change_nothing(code_kernels, rng, kind, dim):
+    k = 130
+    points, centroids, guesses = grouped(rng, dim, k, 48 * k + 5, kind)
+    expected = cases.assign(SCALAR, "l2", points, centroids)
+    for n_threads in (1, 3):
+        *got, share = cases.reassign(code_kernels, points, centroids, guesses, n_threads)
+        assert_same_bytes(tuple(got), expected, n_threads)
+        assert share < 0.6
+    assert not (expected[0] == k - 1).any(), "of twins the smaller number wins"
+
+
+def test_points_in_the_middle_of_two_panels_meet_both(code_kernels):
+    """|a - c| = 2 |x - a| is not far enough: as near as a, the smaller number wins."""
+    k, dim = 8 * 16, 24
+    # Sixteen centroids in each place, and points half way from the second place to the first.
+    places = np.repeat(np.array([0, 4, 16, 28, 40, 52, 64, 76], np.float32), 16)
+    centroids = np.zeros((k, dim), dtype=np.float32)
+    centroids[:, 0] = places
+    centroids[:, 1] = np.tile(np.arange(16, dtype=np.float32) / 4, 8)
+    guesses = np.repeat(np.arange(k, dtype=np.int32), 48)
+    points = centroids[guesses].copy()
+    points[guesses // 16 == 1, 0] = 2
+    labels, _, share = cases.reassign(code_kernels, points, centroids, guesses)
+    assert share < 0.5
+    between = guesses // 16 == 1
+    assert np.array_equal(labels[between], guesses[between] - 16)
+    assert np.array_equal(labels[~between], guesses[~between])
+
+
+def test_guesses_that_would_read_elsewhere_are_refused(rng):
+    points, centroids, guesses = grouped(rng, 4, 20, 30, "normal")
+    for wrong in (guesses - 25, guesses + 20, guesses[1:]):
+        with pytest.raises(ValueError, match=r"^native call: assign guesses"):
+            cases.reassign(SCALAR, points, centroids, np.ascontiguousarray(wrong))
+
+
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cluster_sums_exact(kernels, rng, weighted, dim):

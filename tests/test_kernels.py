@@ -297,6 +297,24 @@ def test_assign_same_bits(kernels, rng, kind, dim):
             assert_same_bytes(got, expected, n, k)
 
 
+def some_panels(rng, k):
+    """Numbers of some panels of k centroids, and which centroids stand in them."""
+    n_panels = -(-k // 16)
+    ids = np.flatnonzero(rng.random(n_panels) < 0.5)
+    ids = (ids if len(ids) > 0 else rng.integers(n_panels, size=1)).astype(np.uint32)
+    return ids, np.isin(np.arange(k) // 16, ids)
+
+
+def test_assign_meets_the_panels_that_are_named(kernels, rng):
+    for k in (1, 16, 40, 80, 130):
+        points, centroids = KINDS["normal"](rng, (33, 20)), KINDS["normal"](rng, (k, 20))
+        bias = KINDS["normal"](rng, (k,))
+        ids, met = some_panels(rng, k)
+        got = cases.kernel_assign(kernels, points, centroids, bias, ids)
+        only = np.where(met, bias, np.float32(-np.inf))
+        assert_same_bytes(got, cases.kernel_assign(SCALAR, points, centroids, only), k)
+
+
 @pytest.mark.parametrize("dim", DIMS)
 def test_assign_exact_on_integers(rng, dim):
     ties = 0
@@ -403,6 +421,19 @@ def test_assign_codes_same_bits(code_kernels, rng, dim):
                 for one in (code_kernels, SCALAR)
             )
             assert_same_bytes(got, expected, n, k)
+
+
+def test_assign_codes_meets_the_panels_that_are_named(code_kernels, rng):
+    for k in (1, 16, 40, 80, 130):
+        points, centroids = coded(rng, 33, 70), coded(rng, k, 70)
+        weights = rng.random(33, dtype=np.float32) * 1000
+        doubts = rng.random(33, dtype=np.float32) * 3e5
+        bias = -rng.random(k, dtype=np.float32) * 1000
+        ids, met = some_panels(rng, k)
+        got = cases.assign_codes(code_kernels, points, centroids, weights, doubts, bias, ids)
+        only = np.where(met, bias, np.float32(-np.inf))
+        expected = cases.assign_codes(SCALAR, points, centroids, weights, doubts, only)
+        assert_same_bytes(got, expected, k)
 
 
 def test_assign_codes_exact_on_small_codes(rng):

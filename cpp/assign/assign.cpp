@@ -9,17 +9,34 @@
 namespace lw::LW_ISA {
 namespace {
 
+// Up to N panels that meet points together.
+template <int N>
+struct Some {
+  const float* rows[N];
+  const float* bias[N];
+  std::int32_t ids[N];
+
+  LW_INLINE Some(const Panels& panels, std::size_t first, std::size_t dim) {
+    for (int j = 0; j < N; ++j) {
+      const std::size_t id = panels.id(first + static_cast<std::size_t>(j));
+      rows[j] = panels.rows + id * dim * kLanes;
+      bias[j] = panels.bias + id * kLanes;
+      ids[j] = static_cast<std::int32_t>(id);
+    }
+  }
+};
+
 template <int P, int N>
-LW_INLINE void tile(const float* points, const float* centroids, const float* bias, std::size_t dim, std::int32_t panel,
-                    const Winners& winners, std::size_t first) {
+LW_INLINE void tile(const float* points, const Some<N>& panels, std::size_t dim, const Winners& winners,
+                    std::size_t first) {
   F32 score[P][N];
   for (int j = 0; j < N; ++j) {
-    const F32 start = load(bias + static_cast<std::size_t>(j) * kLanes);
+    const F32 start = load(panels.bias[j]);
     for (int i = 0; i < P; ++i) score[i][j] = start;
   }
   for (std::size_t d = 0; d < dim; ++d) {
     F32 c[N];
-    for (int j = 0; j < N; ++j) c[j] = load(centroids + (static_cast<std::size_t>(j) * dim + d) * kLanes);
+    for (int j = 0; j < N; ++j) c[j] = load(panels.rows[j] + d * kLanes);
     for (int i = 0; i < P; ++i) {
       const F32 x = set(points[d * kLanes + static_cast<std::size_t>(i)]);
       for (int j = 0; j < N; ++j) score[i][j] = fma(x, c[j], score[i][j]);
@@ -38,7 +55,7 @@ LW_INLINE void tile(const float* points, const float* centroids, const float* bi
       const F32 loser = select(better, s, score[i][j]);
       r = select(greater(loser, r), loser, r);
       s = select(better, score[i][j], s);
-      p = select(better, set_i32(panel + j), p);
+      p = select(better, set_i32(panels.ids[j]), p);
     }
     store(winner_score, s);
     store(winner_panel, p);
@@ -48,46 +65,45 @@ LW_INLINE void tile(const float* points, const float* centroids, const float* bi
 
 // All sixteen points of a group, in tiles of at most P.
 template <int P, int N>
-LW_INLINE void group(const float* points, const float* centroids, const float* bias, std::size_t dim,
-                     std::int32_t panel, const Winners& winners, std::size_t first) {
+LW_INLINE void group(const float* points, const Some<N>& panels, std::size_t dim, const Winners& winners,
+                     std::size_t first) {
   constexpr int kRest = static_cast<int>(kLanes) % P;
   std::size_t i = 0;
-  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, centroids, bias, dim, panel, winners, first + i);
-  if constexpr (kRest != 0) tile<kRest, N>(points + i, centroids, bias, dim, panel, winners, first + i);
+  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, panels, dim, winners, first + i);
+  if constexpr (kRest != 0) tile<kRest, N>(points + i, panels, dim, winners, first + i);
 }
 
 }  // namespace
 
-void assign(const float* points, std::size_t n_groups, const float* centroids, const float* bias, std::size_t n_panels,
-            std::size_t dim, void* scratch, std::int32_t* labels, float* scores, float* runner_ups) {
+void assign(const float* points, std::size_t n_groups, const Panels& panels, std::size_t dim, void* scratch,
+            std::int32_t* labels, float* scores, float* runner_ups) {
   const std::size_t n_points = n_groups * kLanes;
   const Winners winners(scratch, n_points);
   winners.clear(n_points);
   // Panels outside, groups inside: a panel stays in the first-level cache while all points pass it.
-  std::size_t panel = 0;
-  for (; panel + kTilePanels <= n_panels; panel += kTilePanels) {
+  std::size_t at = 0;
+  for (; at + kTilePanels <= panels.n; at += kTilePanels) {
+    const Some<kTilePanels> some(panels, at, dim);
     for (std::size_t g = 0; g < n_groups; ++g) {
-      group<kTilePoints, kTilePanels>(points + g * dim * kLanes, centroids + panel * dim * kLanes,
-                                      bias + panel * kLanes, dim, static_cast<std::int32_t>(panel), winners,
-                                      g * kLanes);
+      group<kTilePoints, kTilePanels>(points + g * dim * kLanes, some, dim, winners, g * kLanes);
     }
   }
-  for (; panel < n_panels; ++panel) {
+  for (; at < panels.n; ++at) {
+    const Some<1> one(panels, at, dim);
     for (std::size_t g = 0; g < n_groups; ++g) {
-      group<kTilePoints, 1>(points + g * dim * kLanes, centroids + panel * dim * kLanes, bias + panel * kLanes, dim,
-                            static_cast<std::int32_t>(panel), winners, g * kLanes);
+      group<kTilePoints, 1>(points + g * dim * kLanes, one, dim, winners, g * kLanes);
     }
   }
   for (std::size_t i = 0; i < n_points; ++i) {
     const float* const best = winners.score + i * kLanes;
-    const std::int32_t* const panels = winners.panel + i * kLanes;
+    const std::int32_t* const won = winners.panel + i * kLanes;
     const float* const second = winners.second + i * kLanes;
     float score = best[0];
     float runner_up = second[0];
-    std::int32_t label = panels[0] * static_cast<std::int32_t>(kLanes);
+    std::int32_t label = won[0] * static_cast<std::int32_t>(kLanes);
     for (std::int32_t lane = 1; lane < static_cast<std::int32_t>(kLanes); ++lane) {
       const float other = best[lane];
-      const std::int32_t candidate = panels[lane] * static_cast<std::int32_t>(kLanes) + lane;
+      const std::int32_t candidate = won[lane] * static_cast<std::int32_t>(kLanes) + lane;
       const bool wins = other > score || (other == score && candidate < label);
       const float loser = wins ? score : other;
       if (loser > runner_up) runner_up = loser;

@@ -24,7 +24,7 @@ LW_INLINE std::int32_t sum_of(const std::int8_t* codes) {
 }
 
 LW_INLINE void tile(const std::int8_t* points, std::size_t first, std::size_t stride, const float* weights,
-                    const CodedPanels& panels, std::size_t panel, const Winners& winners) {
+                    const CodedPanels& panels, std::uint32_t panel, const Winners& winners) {
   I32 coarse[kPoints];
   I32 fine[kPoints];
   for (std::size_t i = 0; i < kPoints; ++i) coarse[i] = fine[i] = set_i32(0);
@@ -49,7 +49,7 @@ LW_INLINE void tile(const std::int8_t* points, std::size_t first, std::size_t st
     std::int32_t products[2][kLanes];
     store(products[0], coarse[i]);
     store(products[1], fine[i]);
-    winners.meet<1>(first + i, weights[first + i], products[0], products[1], 0, panels, panel);
+    winners.meet<1>(first + i, weights[first + i], products[0], products[1], 0, panels.bias, &panel);
   }
 }
 
@@ -59,8 +59,8 @@ void assign_codes(const std::int8_t* points, std::size_t n_points, std::size_t s
                   const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near) {
   const Winners winners(scratch, n_points);
   winners.clear(n_points);
-  for (std::size_t panel = 0; panel < panels.n; ++panel) {
-    for (std::size_t i = 0; i < n_points; i += kPoints) tile(points, i, stride, weights, panels, panel, winners);
+  for (std::size_t p = 0; p < panels.n; ++p) {
+    for (std::size_t i = 0; i < n_points; i += kPoints) tile(points, i, stride, weights, panels, panels.id(p), winners);
   }
   for (std::size_t i = 0; i < n_points; ++i) near[i] = winners.certain(i, doubts[i]);
 }

@@ -13,7 +13,8 @@ namespace {
 // Sixteen points and up to kPanels panels, and their products.
 constexpr std::size_t kPanels = 4;
 struct Block {
-  std::size_t point, panel, n_panels;
+  std::size_t point, n_panels;
+  std::uint32_t panels[kPanels];
   alignas(64) std::int32_t coarse[kPanels][kLanes][kLanes];
   alignas(64) std::int32_t fine[kPanels][kLanes][kLanes];
 };
@@ -23,14 +24,16 @@ template <std::size_t P>
 LW_INLINE void multiply(const std::int8_t* points, std::size_t stride, const CodedPanels& panels, std::size_t p,
                         Block& block) {
   const std::size_t plane = stride * kLanes;
-  const std::int8_t* codes = panels.codes + 2 * (block.panel + p) * plane;
+  const std::int8_t* codes = panels.codes + 2 * block.panels[p] * plane;
+  const std::int8_t* others = panels.codes + 2 * block.panels[p + P - 1] * plane;
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (P == 2) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (std::size_t d = 0; d < stride; d += kStretch, points += 2 * kStretchBytes, codes += kStretchBytes) {
+  for (std::size_t d = 0; d < stride;
+       d += kStretch, points += 2 * kStretchBytes, codes += kStretchBytes, others += kStretchBytes) {
     _tile_loadd(4, points, 64);
     _tile_loadd(5, points + kStretchBytes, 64);
     _tile_loadd(6, codes, 64);
@@ -39,8 +42,8 @@ LW_INLINE void multiply(const std::int8_t* points, std::size_t stride, const Cod
     _tile_dpbssd(1, 5, 6);
     _tile_dpbssd(1, 4, 7);
     if constexpr (P == 2) {
-      _tile_loadd(6, codes + 2 * plane, 64);
-      _tile_loadd(7, codes + 3 * plane, 64);
+      _tile_loadd(6, others, 64);
+      _tile_loadd(7, others + plane, 64);
       _tile_dpbssd(2, 4, 6);
       _tile_dpbssd(3, 5, 6);
       _tile_dpbssd(3, 4, 7);
@@ -65,14 +68,14 @@ LW_INLINE void meet(const Block& block, const float* weights, const CodedPanels&
   if (block.n_panels == kPanels) {
     for (std::size_t i = 0; i < kLanes; ++i) {
       winners.meet<kPanels>(block.point + i, weights[block.point + i], block.coarse[0][i], block.fine[0][i], kProducts,
-                            panels, block.panel);
+                            panels.bias, block.panels);
     }
     return;
   }
   for (std::size_t p = 0; p < block.n_panels; ++p) {
     for (std::size_t i = 0; i < kLanes; ++i) {
       winners.meet<1>(block.point + i, weights[block.point + i], block.coarse[p][i], block.fine[p][i], kProducts,
-                      panels, block.panel + p);
+                      panels.bias, block.panels + p);
     }
   }
 }
@@ -91,8 +94,8 @@ void assign_codes(const std::int8_t* points, std::size_t n_points, std::size_t s
     for (std::size_t point = 0; point < n_points; point += kLanes, ++n_blocks) {
       Block& block = blocks[n_blocks % 2];
       block.point = point;
-      block.panel = panel;
       block.n_panels = n_panels;
+      for (std::size_t p = 0; p < n_panels; ++p) block.panels[p] = panels.id(panel + p);
       multiply(points + code_place(point, 0, stride), stride, panels, block);
       if (n_blocks > 0) meet(blocks[(n_blocks - 1) % 2], weights, panels, winners);
     }

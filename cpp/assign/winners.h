@@ -29,21 +29,21 @@ struct Winners {
     }
   }
 
-  // N panels from `first` on: their products of coarse codes, and of coarse with fine ones, lie `stride` apart.
+  // N panels, which ids names: their products of coarse codes, and of coarse with fine ones, lie `stride` apart.
   template <std::size_t N>
   LW_INLINE void meet(std::size_t point, float weight, const std::int32_t* coarse, const std::int32_t* fine,
-                      std::size_t stride, const CodedPanels& panels, std::size_t first) const {
+                      std::size_t stride, const float* bias, const std::uint32_t* ids) const {
     F32 best = load(score + point * kLanes);
     I32 where = load_i32(panel + point * kLanes);
     F32 runner_up = load(second + point * kLanes);
     for (std::size_t j = 0; j < N; ++j) {
       const F32 product =
           fma(to_f32(load_i32(coarse + j * stride)), set(kFineSteps), to_f32(load_i32(fine + j * stride)));
-      const F32 found = fma(set(weight), load(panels.bias + (first + j) * kLanes), product);
+      const F32 found = fma(set(weight), load(bias + ids[j] * kLanes), product);
       const Mask better = greater(found, best);
       runner_up = max(runner_up, min(best, found));
       best = max(best, found);
-      where = select(better, set_i32(static_cast<std::int32_t>(first + j)), where);
+      where = select(better, set_i32(static_cast<std::int32_t>(ids[j])), where);
     }
     store(score + point * kLanes, best);
     store(panel + point * kLanes, where);

@@ -7,7 +7,9 @@
 #include <limits>
 #include <vector>
 
+#include "../prefetch.h"
 #include "float_mode.h"
+#include "gaps.h"
 #include "topk.h"
 
 namespace lw {
@@ -16,15 +18,17 @@ namespace {
 // A tile of points stays in the second-level cache while all centroids pass it.
 constexpr std::size_t kTileBytes = 512 * 1024;
 
-// Packs n rows, shifted, in groups of kLanes, dimension-major; the last group is padded with zeros.
-void pack(const float* rows, std::size_t n, std::size_t dim, const float* shift, float* out) {
+// Packs n rows, those that ids names or the first ones, shifted, in groups of kLanes, dimension-major; the last group
+// is padded with zeros.
+void pack(const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim, const float* shift, float* out) {
   const std::size_t n_groups = (n + kLanes - 1) / kLanes;
   for (std::size_t g = 0; g < n_groups; ++g) {
     float* const group = out + g * dim * kLanes;
     for (std::size_t m = 0; m < kLanes; ++m) {
       const std::size_t i = g * kLanes + m;
+      const float* const row = i >= n ? nullptr : rows + (ids == nullptr ? i : static_cast<std::size_t>(ids[i])) * dim;
       for (std::size_t d = 0; d < dim; ++d) {
-        group[d * kLanes + m] = i < n ? rows[i * dim + d] - shift[d] : 0.0f;
+        group[d * kLanes + m] = row == nullptr ? 0.0f : row[d] - shift[d];
       }
     }
   }
@@ -99,28 +103,41 @@ class Doubt {
 
 // Points of one piece of the work, in the memory of one thread.
 struct Scratch {
-  std::vector<float> points, winners, scores, runner_ups, distances, weights, doubts;
+  std::vector<float> points, winners, scores, runner_ups, distances, weights, doubts, gathered;
   std::vector<std::int8_t> codes;
   std::vector<RowCode> facts;
   std::vector<std::int32_t> labels;
-  std::size_t skip = 0;  // pieces for which codes are not tried
+  std::vector<std::uint32_t> panels;
+  std::size_t skip = 0;   // points for which codes are not tried
+  std::size_t n_met = 0;  // panels, in guided pieces
+};
+
+// Points that meet some panels, or all if there is no list of them.
+struct Points {
+  const float* rows;
+  std::size_t n;
+  const std::uint32_t* panels = nullptr;
+  std::size_t n_panels = 0;
 };
 
 // What all points meet.
 class Centroids {
  public:
-  Centroids(const Kernels& kernels, Metric metric, const float* rows, std::size_t k, std::size_t dim)
+  // Centroids fill the panels in the given order, or their own if it is null.
+  Centroids(const Kernels& kernels, Metric metric, const float* rows, std::size_t k, std::size_t dim,
+            const std::int64_t* order)
       : kernels_(kernels),
         metric_(metric),
         rows_(rows),
         k_(k),
         dim_(dim),
         n_panels_((k + kLanes - 1) / kLanes),
+        order_(order),
         shift_(dim, 0.0f),
         bias_(n_panels_ * kLanes, -std::numeric_limits<float>::infinity()) {
     if (metric == Metric::kL2) mean(rows, k, dim, shift_.data());
     packed_.resize(n_panels_ * kLanes * dim);
-    pack(rows, k, dim, shift_.data(), packed_.data());
+    pack(rows, order, k, dim, shift_.data(), packed_.data());
     double norms2[kLanes];
     double longest2 = 0.0;
     for (std::size_t j = 0; j < k; ++j) {
@@ -137,20 +154,20 @@ class Centroids {
     return std::clamp<std::size_t>(kTileBytes / (kLanes * bytes), 1, 16) * kLanes;
   }
 
-  // Labels of `count` points, at most points_per_piece(); distances may be null.
-  void assign(const float* points, std::size_t count, std::int32_t* labels, float* distances, Scratch& scratch) const {
+  // Labels of points, at most points_per_piece() of them; distances may be null.
+  void assign(const Points& points, std::int32_t* labels, float* distances, Scratch& scratch) const {
     if (panel_codes_.empty() || scratch.skip > 0) {
-      scratch.skip -= scratch.skip > 0 ? 1 : 0;
-      by_floats(points, count, labels, scratch);
-    } else if (!by_codes(points, count, labels, scratch)) {
+      scratch.skip -= std::min(scratch.skip, points.n);
+      by_floats(points, labels, scratch);
+    } else if (!by_codes(points, labels, scratch)) {
       // Codes say too little about these points, and likely about those that follow.
-      scratch.skip = kPiecesSkipped;
-      by_floats(points, count, labels, scratch);
+      scratch.skip = kPointsSkipped;
+      by_floats(points, labels, scratch);
     }
     if (distances == nullptr) return;
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < points.n; ++i) {
       const std::int64_t label = labels[i];
-      score_rows(kernels_, metric_, points + i * dim_, rows_, &label, 1, dim_, distances + i);
+      score_rows(kernels_, metric_, points.rows + i * dim_, rows_, &label, 1, dim_, distances + i);
     }
   }
 
@@ -158,7 +175,8 @@ class Centroids {
   static constexpr std::size_t kFewestCoded = 2 * kLanes;
   static constexpr std::size_t kShortestCoded = 24;
   static constexpr std::size_t kLongestCoded = 65'536;  // products stay below 2^31
-  static constexpr std::size_t kPiecesSkipped = 15;
+  static constexpr std::size_t kPointsSkipped = 15 * 256;
+  static constexpr std::size_t kFewestInDoubt = 8;  // for which floats are not worth it
 
   void code() {
     stride_ = (dim_ + 63) / 64 * 64;
@@ -166,7 +184,16 @@ class Centroids {
     for (const float x : packed_) largest = std::max(largest, std::abs(x));
     std::vector<std::int8_t> codes(2 * n_panels_ * kLanes * stride_);
     std::vector<RowCode> facts(k_);
-    kernels_.code_rows(rows_, k_, dim_, shift_.data(), largest, stride_, codes.data(), facts.data());
+    std::vector<float> moved;
+    const float* rows = rows_;
+    if (order_ != nullptr) {
+      moved.resize(k_ * dim_);
+      for (std::size_t i = 0; i < k_; ++i) {
+        std::copy_n(rows_ + static_cast<std::size_t>(order_[i]) * dim_, dim_, moved.data() + i * dim_);
+      }
+      rows = moved.data();
+    }
+    kernels_.code_rows(rows, k_, dim_, shift_.data(), largest, stride_, codes.data(), facts.data());
     scale_ = facts[0].scale;
     for (const RowCode& fact : facts) coded_.include(Lengths(fact, dim_));
     // From sixteen rows side by side to sixteen lanes of a panel.
@@ -184,8 +211,14 @@ class Centroids {
     }
   }
 
+  // The centroid at a place in the panels.
+  std::int64_t at(std::size_t place) const {
+    return order_ == nullptr ? static_cast<std::int64_t>(place) : order_[place];
+  }
+
   // Returns false, and no labels, if codes leave doubt about too many points.
-  bool by_codes(const float* points, std::size_t count, std::int32_t* labels, Scratch& s) const {
+  bool by_codes(const Points& points, std::int32_t* labels, Scratch& s) const {
+    const std::size_t count = points.n;
     const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
     // Behind the last point may stand anything: nobody looks at what becomes of it.
     s.codes.resize(2 * n_points * stride_);
@@ -194,7 +227,7 @@ class Centroids {
     s.doubts.resize(n_points);
     s.labels.resize(n_points);
     s.winners.resize(n_points * 3 * kLanes);
-    kernels_.code_rows(points, count, dim_, shift_.data(), 0.0f, stride_, s.codes.data(), s.facts.data());
+    kernels_.code_rows(points.rows, count, dim_, shift_.data(), 0.0f, stride_, s.codes.data(), s.facts.data());
     const Doubt doubt(dim_, longest_);
     for (std::size_t i = 0; i < count; ++i) {
       const double unit = static_cast<double>(s.facts[i].scale) * static_cast<double>(scale_);
@@ -204,14 +237,16 @@ class Centroids {
       s.weights[i] = static_cast<float>(weight);
       s.doubts[i] = static_cast<float>(weight * doubt.of_codes(Lengths(s.facts[i], dim_), coded_) * (1 + 4 * kUnit));
     }
-    const CodedPanels panels{panel_codes_.data(), bias_.data(), n_panels_};
+    const CodedPanels panels{panel_codes_.data(), bias_.data(), points.panels,
+                             points.panels == nullptr ? n_panels_ : points.n_panels};
     kernels_.assign_codes(s.codes.data(), n_points, stride_, s.weights.data(), s.doubts.data(), panels,
                           s.winners.data(), s.labels.data());
     const auto n_doubtful = static_cast<std::size_t>(
         std::count(s.labels.begin(), s.labels.begin() + static_cast<std::ptrdiff_t>(count), -1));
-    if (n_doubtful * 8 > count) return false;
+    if (n_doubtful > std::max(kFewestInDoubt, count / 8)) return false;
     for (std::size_t i = 0; i < count; ++i) {
-      labels[i] = s.labels[i] >= 0 ? s.labels[i] : settle_near(i, n_points, points + i * dim_, s);
+      labels[i] = s.labels[i] >= 0 ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
+                                   : settle_near(i, n_points, points.rows + i * dim_, s);
     }
     return true;
   }
@@ -227,30 +262,33 @@ class Centroids {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       if (!(behind > seconds[lane])) return settle(x, nullptr, k_, s);
       if (!(behind > scores[lane])) {
-        candidates[n++] = static_cast<std::int64_t>(panels[lane]) * static_cast<std::int64_t>(kLanes) +
-                          static_cast<std::int64_t>(lane);
+        candidates[n++] = at(static_cast<std::size_t>(panels[lane]) * kLanes + lane);
       }
     }
     return settle(x, candidates, n, s);
   }
 
-  void by_floats(const float* points, std::size_t count, std::int32_t* labels, Scratch& s) const {
+  void by_floats(const Points& points, std::int32_t* labels, Scratch& s) const {
+    const std::size_t count = points.n;
     const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
     s.points.resize(n_points * dim_);
     s.winners.resize(n_points * 3 * kLanes);
     s.scores.resize(n_points);
     s.runner_ups.resize(n_points);
     s.labels.resize(n_points);
-    pack(points, count, dim_, shift_.data(), s.points.data());
-    kernels_.assign(s.points.data(), n_points / kLanes, packed_.data(), bias_.data(), n_panels_, dim_, s.winners.data(),
-                    s.labels.data(), s.scores.data(), s.runner_ups.data());
+    pack(points.rows, nullptr, count, dim_, shift_.data(), s.points.data());
+    const Panels panels{packed_.data(), bias_.data(), points.panels,
+                        points.panels == nullptr ? n_panels_ : points.n_panels};
+    kernels_.assign(s.points.data(), n_points / kLanes, panels, dim_, s.winners.data(), s.labels.data(),
+                    s.scores.data(), s.runner_ups.data());
     const Doubt doubt(dim_, longest_);
     double lengths2[kLanes];
     for (std::size_t i = 0; i < count; ++i) {
       if (i % kLanes == 0) packed_norms2(s.points.data() + i * dim_, dim_, lengths2);
       const double ahead = static_cast<double>(s.scores[i]) - static_cast<double>(s.runner_ups[i]);
       const bool certain = ahead > doubt.of_floats(std::sqrt(lengths2[i % kLanes]));
-      labels[i] = certain ? s.labels[i] : settle(points + i * dim_, nullptr, k_, s);
+      labels[i] = certain ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
+                          : settle(points.rows + i * dim_, nullptr, k_, s);
     }
   }
 
@@ -269,6 +307,7 @@ class Centroids {
   Metric metric_;
   const float* rows_;
   std::size_t k_, dim_, n_panels_;
+  const std::int64_t* order_;
   std::vector<float> shift_, bias_, packed_;
   double longest_ = 0.0;
   // With codes:
@@ -278,22 +317,136 @@ class Centroids {
   Lengths coded_;  // the longest
 };
 
+// Points in the order of the places of their centroids; points of one centroid in their own.
+std::vector<std::size_t> sorted_by_place(const Gaps& gaps, const std::int32_t* guesses, std::size_t n, std::size_t k) {
+  std::vector<std::size_t> begin(k + 1, 0);
+  const auto place = [&](std::size_t i) { return gaps.place()[static_cast<std::size_t>(guesses[i])]; };
+  for (std::size_t i = 0; i < n; ++i) ++begin[place(i) + 1];
+  for (std::size_t j = 0; j < k; ++j) begin[j + 1] += begin[j];
+  std::vector<std::size_t> points(n);
+  for (std::size_t i = 0; i < n; ++i) points[begin[place(i)]++] = i;
+  return points;
+}
+
+// Points that have a centroid near to them already.
+class Guided {
+ public:
+  Guided(const Kernels& kernels, const Gaps& gaps, const float* points, std::size_t n, std::size_t dim,
+         const float* centroids, std::size_t k, const std::int32_t* guesses)
+      : kernels_(kernels),
+        gaps_(gaps),
+        points_(points),
+        n_(n),
+        dim_(dim),
+        centroids_(centroids),
+        guesses_(guesses),
+        order_(sorted_by_place(gaps, guesses, n, k)) {}
+
+  // The share of panels that a few of the points must meet.
+  double expected_share() const {
+    Scratch scratch;
+    std::size_t met = 0;
+    const std::size_t n_groups = (n_ + kLanes - 1) / kLanes;
+    const std::size_t n_samples = std::min<std::size_t>(n_groups, 64);
+    for (std::size_t i = 0; i < n_samples; ++i) met += gather(i * n_groups / n_samples, scratch).n_panels;
+    return static_cast<double>(met) / static_cast<double>(n_samples * gaps_.n_panels());
+  }
+
+  // The labels of the g-th group of points, and their distances unless that is null.
+  void assign(const Centroids& all, std::size_t g, std::int32_t* labels, float* distances, Scratch& scratch) const {
+    const Points points = gather(g, scratch);
+    scratch.n_met += points.n_panels;
+    std::int32_t found[kLanes];
+    float at[kLanes];
+    all.assign(points, found, distances == nullptr ? nullptr : at, scratch);
+    for (std::size_t i = 0; i < points.n; ++i) {
+      labels[order_[g * kLanes + i]] = found[i];
+      if (distances != nullptr) distances[order_[g * kLanes + i]] = at[i];
+    }
+  }
+
+ private:
+  // Asks for the next group's points too: they lie anywhere.
+  Points gather(std::size_t g, Scratch& s) const {
+    const std::size_t first = g * kLanes;
+    const std::size_t n = std::min(kLanes, n_ - first);
+    for (std::size_t i = first + n; i < std::min(n_, first + n + kLanes); ++i) {
+      const float* const row = points_ + order_[i] * dim_;
+      for (std::size_t d = 0; d < dim_; d += 64 / sizeof(float)) LW_PREFETCH_FAR(row + d);
+    }
+    s.gathered.resize(kLanes * dim_);
+    s.panels.resize(gaps_.n_panels());
+    std::int32_t guesses[kLanes];
+    float d2[kLanes];
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t point = order_[first + i];
+      std::copy_n(points_ + point * dim_, dim_, s.gathered.data() + i * dim_);
+      guesses[i] = guesses_[point];
+      const std::int64_t guess = guesses[i];
+      kernels_.l2_rows(s.gathered.data() + i * dim_, centroids_, &guess, 1, dim_, d2 + i);
+    }
+    return {s.gathered.data(), n, s.panels.data(), gaps_.panels_to_meet(guesses, d2, n, s.panels.data())};
+  }
+
+  const Kernels& kernels_;
+  const Gaps& gaps_;
+  const float* points_;
+  std::size_t n_, dim_;
+  const float* centroids_;
+  const std::int32_t* guesses_;
+  std::vector<std::size_t> order_;
+};
+
+// Beyond this share of the panels, points that are dealt with in groups take longer.
+constexpr double kLargestShare = 0.6;
+constexpr std::size_t kGroupsPerPiece = 16;
+
 }  // namespace
 
 bool assign(const Kernels& kernels, Metric metric, const float* points, std::size_t n, std::size_t dim,
             const float* centroids, std::size_t k, std::int32_t* labels, float* distances, std::size_t n_threads,
             const Interrupt& interrupt) {
   const DefaultFloatMode mode;
-  const Centroids all(kernels, metric, centroids, k, dim);
+  const Centroids all(kernels, metric, centroids, k, dim, nullptr);
   const std::size_t per_piece = all.points_per_piece();
   const std::size_t n_pieces = (n + per_piece - 1) / per_piece;
   n_threads = std::min(n_threads, std::max<std::size_t>(n_pieces, 1));
   std::vector<Scratch> scratch(n_threads);
   return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
     const std::size_t begin = piece * per_piece;
-    all.assign(points + begin * dim, std::min(per_piece, n - begin), labels + begin,
+    all.assign({points + begin * dim, std::min(per_piece, n - begin)}, labels + begin,
                distances == nullptr ? nullptr : distances + begin, scratch[worker]);
   });
+}
+
+bool reassign(const Kernels& kernels, const float* points, std::size_t n, std::size_t dim, const float* centroids,
+              std::size_t k, const std::int32_t* guesses, std::int32_t* labels, float* distances, std::size_t n_threads,
+              const Interrupt& interrupt, double& share) {
+  share = 1.0;
+  if (Gaps::pay(n, dim, k)) {
+    const DefaultFloatMode mode;
+    bool finished = true;
+    const Gaps gaps(kernels, centroids, k, dim, n_threads, interrupt, finished);
+    if (!finished) return false;
+    const Guided guided(kernels, gaps, points, n, dim, centroids, k, guesses);
+    if (guided.expected_share() < kLargestShare) {
+      const Centroids all(kernels, Metric::kL2, centroids, k, dim, gaps.order().data());
+      std::vector<Scratch> scratch(n_threads);
+      const std::size_t n_groups = (n + kLanes - 1) / kLanes;
+      const std::size_t n_pieces = (n_groups + kGroupsPerPiece - 1) / kGroupsPerPiece;
+      finished = parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
+        const std::size_t last = std::min(n_groups, (piece + 1) * kGroupsPerPiece);
+        for (std::size_t g = piece * kGroupsPerPiece; g < last; ++g) {
+          guided.assign(all, g, labels, distances, scratch[worker]);
+        }
+      });
+      std::size_t met = 0;
+      for (const Scratch& one : scratch) met += one.n_met;
+      share = static_cast<double>(met) / static_cast<double>(n_groups * gaps.n_panels());
+      return finished;
+    }
+  }
+  return assign(kernels, Metric::kL2, points, n, dim, centroids, k, labels, distances, n_threads, interrupt);
 }
 
 bool cluster_sums(const Kernels& kernels, const float* points, std::size_t n, std::size_t dim,

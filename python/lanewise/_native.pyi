@@ -80,6 +80,7 @@ class Kernels:
         labels: _I32,
         scores: _F32,
         runner_ups: _F32,
+        ids: _U32 | None = None,
     ) -> None: ...
     def code_rows(self, rows: _F32, shift: _F32, least: float, codes: _I8, facts: _F32) -> None: ...
     def assign_codes(
@@ -91,6 +92,7 @@ class Kernels:
         bias: _F32,
         scratch: _F32,
         near: _I32,
+        ids: _U32 | None = None,
     ) -> None: ...
     def threefry(
         self, key: _U64, counter0: _U64, counter1: int, out0: _U64, out1: _U64
@@ -248,7 +250,8 @@ def assign(
     labels: _I32,
     distances: _F32 | None,
     n_threads: int,
-) -> None: ...
+    guesses: _I32 | None = None,
+) -> float: ...
 def cluster_sums(
     kernels: Kernels,
     points: _F32,

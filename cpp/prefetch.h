@@ -1,0 +1,11 @@
+// A request to bring memory into the cache: the one hint to the processor that drivers give as well.
+#pragma once
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define LW_PREFETCH(address)
+#define LW_PREFETCH_FAR(address)
+#else
+#define LW_PREFETCH(address) __builtin_prefetch(address)
+// Into the second cache.
+#define LW_PREFETCH_FAR(address) __builtin_prefetch(address, 0, 2)
+#endif
