@@ -84,8 +84,6 @@ struct Panels {
   const float* bias;         // [panels * kLanes], -inf for padding
   const std::uint32_t* ids;  // [n] of the panels to be met, ascending; null for 0 to n - 1
   std::size_t n;
-
-  std::uint32_t id(std::size_t i) const { return ids == nullptr ? static_cast<std::uint32_t>(i) : ids[i]; }
 };
 
 // Coded centroids of one scale, sixteen in a panel. Quad j (dimensions 4j to 4j + 3) of lane l in panel p is the four
@@ -95,8 +93,6 @@ struct CodedPanels {
   const float* bias;  // as in Panels, and ids too
   const std::uint32_t* ids;
   std::size_t n;
-
-  std::uint32_t id(std::size_t i) const { return ids == nullptr ? static_cast<std::uint32_t>(i) : ids[i]; }
 };
 
 struct Kernels {

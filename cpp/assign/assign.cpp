@@ -18,7 +18,7 @@ struct Some {
 
   LW_INLINE Some(const Panels& panels, std::size_t first, std::size_t dim) {
     for (int j = 0; j < N; ++j) {
-      const std::size_t id = panels.id(first + static_cast<std::size_t>(j));
+      const std::size_t id = panel_id(panels, first + static_cast<std::size_t>(j));
       rows[j] = panels.rows + id * dim * kLanes;
       bias[j] = panels.bias + id * kLanes;
       ids[j] = static_cast<std::int32_t>(id);

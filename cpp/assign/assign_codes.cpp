@@ -60,7 +60,8 @@ void assign_codes(const std::int8_t* points, std::size_t n_points, std::size_t s
   const Winners winners(scratch, n_points);
   winners.clear(n_points);
   for (std::size_t p = 0; p < panels.n; ++p) {
-    for (std::size_t i = 0; i < n_points; i += kPoints) tile(points, i, stride, weights, panels, panels.id(p), winners);
+    for (std::size_t i = 0; i < n_points; i += kPoints)
+      tile(points, i, stride, weights, panels, panel_id(panels, p), winners);
   }
   for (std::size_t i = 0; i < n_points; ++i) near[i] = winners.certain(i, doubts[i]);
 }

@@ -95,7 +95,7 @@ void assign_codes(const std::int8_t* points, std::size_t n_points, std::size_t s
       Block& block = blocks[n_blocks % 2];
       block.point = point;
       block.n_panels = n_panels;
-      for (std::size_t p = 0; p < n_panels; ++p) block.panels[p] = panels.id(panel + p);
+      for (std::size_t p = 0; p < n_panels; ++p) block.panels[p] = panel_id(panels, panel + p);
       multiply(points + code_place(point, 0, stride), stride, panels, block);
       if (n_blocks > 0) meet(blocks[(n_blocks - 1) % 2], weights, panels, winners);
     }

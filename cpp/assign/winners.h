@@ -8,6 +8,12 @@
 namespace lw::LW_ISA {
 namespace {
 
+// The i-th panel to be met, of either kind.
+template <class AnyPanels>
+LW_INLINE std::uint32_t panel_id(const AnyPanels& panels, std::size_t i) {
+  return panels.ids == nullptr ? static_cast<std::uint32_t>(i) : panels.ids[i];
+}
+
 // Sixteen winners of each point, one for each lane, and the best that each lane has seen beside its winner.
 struct Winners {
   float* score;
