@@ -12,6 +12,7 @@ from lanewise.arrays import as_matrix, as_ndarray, check_choice, check_int, chec
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.progress import Progress, reporting
+from lanewise.seeding import plus_plus
 from lanewise.threads import resolve_threads
 
 __all__ = ["KMeans", "assign"]
@@ -85,6 +86,8 @@ class KMeans:
     metric : {"l2", "cosine"}, default "l2"
         ``"cosine"`` is spherical k-means: points and centroids are normalised.
     init : {"k-means++", "random"} or array-like of shape (n_clusters, d), default "k-means++"
+        ``"k-means++"`` is greedy, as scikit-learn's; of many points it chooses among candidates
+        that are drawn in four rounds.
     n_init : int, default 1
         Runs with different initial centroids; the one of the lowest inertia is kept.
     max_iter : int, default 300
@@ -167,9 +170,9 @@ class KMeans:
             Not negative, and not all zero.
         progress : bool or callable, default False
             True shows bars on the standard error, if that is a terminal. A function is called with
-            what is being done, the steps done and the steps in all: ("starting", centroid, k) and
-            ("iterating", iteration, max_iter), once for each of them in each of `n_init` runs. What
-            it raises ends the fit, and the model stays as it was.
+            what is being done, the steps done and the steps in all: ("starting", centroids, k), at
+            most a hundred times, and ("iterating", iteration, max_iter), once for each of them, in
+            each of `n_init` runs. What it raises ends the fit, and the model stays as it was.
 
         Returns
         -------
@@ -285,37 +288,10 @@ class _Run:
         return exact
 
     def initial(self, k: int, init: str, seed: int, report: Progress) -> Floats:
-        n = len(self.points)
         if init == "random":
-            return self.points[draws.permutation(seed, "kmeans", n)[:k]].copy()
-        uniforms = draws.uniforms(seed, "kmeans", k)
-        return self.points[self._plus_plus(k, uniforms, report)].copy()
-
-    def _plus_plus(self, k: int, uniforms: npt.NDArray[np.float64], report: Progress) -> list[int]:
-        """k-means++ (Arthur & Vassilvitskii 2007): each next one in proportion to its distance."""
-        n = len(self.points)
-        weights = np.ones(n) if self.weights is None else self.weights
-        nearest = np.full(n, np.inf)
-        chance = weights
-        chosen: list[int] = []
-        taken: set[int] = set()
-        unchosen = 0
-        for u in uniforms:
-            cumulative = np.cumsum(chance)
-            if cumulative[-1] > 0:
-                at = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-                at = min(at, int(np.searchsorted(cumulative, cumulative[-1])))
-            else:
-                # Fewer distinct points than clusters: any that is left will do.
-                while unchosen in taken:
-                    unchosen += 1
-                at = unchosen
-            chosen.append(at)
-            taken.add(at)
-            np.minimum(nearest, self.distances_to(self.points[at]), out=nearest)
-            chance = weights * nearest
-            report("starting", len(chosen), k)
-        return chosen
+            return self.points[draws.permutation(seed, "kmeans", len(self.points))[:k]]
+        chosen = plus_plus(self.points, self.weights, k, seed, self.kernels, self.threads, report)
+        return self.points[chosen]
 
     def lloyd(
         self, centers: Floats, max_iter: int, tolerance: float, report: Progress
