@@ -12,6 +12,9 @@ namespace {
 // Sums are made of those of pieces, so that they do not depend on threads and a draw need not look at every point.
 constexpr std::size_t kPiece = 256;
 
+// A pass of fewer products is over before another thread has woken up.
+constexpr std::size_t kAlone = std::size_t{1} << 22;
+
 class Draw {
  public:
   Draw(const double* weights, const float* nearest, std::size_t n)
@@ -80,6 +83,7 @@ bool plus_plus(const Kernels& kernels, const float* points, std::size_t n, std::
                const double* uniforms, std::size_t n_trials, std::size_t begin, std::size_t end, std::int64_t* chosen,
                float* nearest, std::size_t n_threads, const Interrupt& interrupt) {
   const DefaultFloatMode mode;
+  if (n * dim * n_trials < kAlone) n_threads = 1;
   Draw draw(weights, nearest, n);
   draw.add_up();
   std::vector<bool> taken(n);
