@@ -211,6 +211,16 @@ def test_points_are_assigned_in_rounds(rng, monkeypatch, max_size, chunk):
         assert_same_bytes(fitted(model), fitted(KMeans(6, init=start, max_iter=1).fit(X)))
 
 
+def test_of_equal_askers_the_smaller_numbers_are_taken(rng):
+    """In every round, whomever they have asked before."""
+    for _ in range(20):
+        X = cases.integers(rng, (40, 1), 3)
+        start = np.array([[-3], [-1], [0], [1], [3]], dtype=np.float32)
+        labels = assign_with_room((X - start.T) ** 2, 8)
+        model = KMeans(5, init=start, max_iter=1, max_cluster_size=8).fit(X)
+        assert_same_bytes(model.cluster_centers_, mean_rows(X, labels, None, 5))
+
+
 @every_metric
 def test_no_cluster_is_larger(kernels, rng, metric):
     X = blobs(rng, 300, 6, 5)

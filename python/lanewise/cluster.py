@@ -12,14 +12,16 @@ from lanewise.arrays import as_matrix, as_ndarray, check_bool, check_choice, che
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.lloyd import Callback, Iteration, Run, nearest
-from lanewise.progress import Progress, reporting
+from lanewise.progress import Progress, reporting, say_nothing
+from lanewise.seeding import total_weights
 from lanewise.threads import resolve_threads
 
 __all__ = ["Iteration", "KMeans", "assign"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-_Weights = npt.NDArray[np.float64] | None
+Doubles = npt.NDArray[np.float64]
+_Weights = Doubles | None
 
 # The draws that pick a sample; runs draw from the streams before.
 _SAMPLE = 2**33
@@ -123,7 +125,7 @@ class KMeans:
         Iterations of the best run.
     n_features_in_ : int
     n_steps_ : int
-        Batches that `partial_fit` has had since the last `fit`; only after `partial_fit`.
+        Batches that `partial_fit` has had since the last `fit`.
 
     Notes
     -----
@@ -142,7 +144,7 @@ class KMeans:
     may rise from one iteration to the next; `predict` returns the nearest centroid, room or not.
 
     float32 rows in C order, memory-mapped ones too, are read where they are: beside them a fit
-    needs about 25 bytes a point, and the centroids a few times. Other types are converted, and for
+    needs about 20 bytes a point, and the centroids a few times. Other types are converted, and for
     the cosine the points are normalised, to a copy.
 
     Examples
@@ -159,6 +161,10 @@ class KMeans:
     inertia_: float
     n_iter_: int
     n_features_in_: int
+    n_steps_: int
+    # Of the points that each centroid stands for; no sums after `fit`, whose centroids are means.
+    _sums: Doubles | None = None
+    _totals: Doubles | None = None
 
     def __init__(
         self,
@@ -338,11 +344,100 @@ class KMeans:
             inertia_=inertia,
             n_iter_=n_iter,
             n_features_in_=points.shape[1],
+            n_steps_=0,
+            _sums=None,
+            _totals=total_weights(labels, weights, len(centers)),
         )
 
     def _become(self, **state: Any) -> None:
         """Take over attributes in one step, which no signal can come between."""
         self.__dict__.update(state)
+
+    def partial_fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+        """Let the centroids learn one more batch of a stream.
+
+        Every centroid becomes the weighted mean of all points that were ever assigned to it: those
+        of this batch are, to the nearest centroid before it moves. That is mini-batch k-means
+        (Sculley 2010) with one step a batch, as in scikit-learn's `MiniBatchKMeans` without its
+        random reassignments. The sums are kept in double, so that rounding does not add up.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            A batch. The first one, unless the model is fitted, gives the centroids to start from,
+            as `fit` would take them: it must have at least `n_clusters` rows.
+        sample_weight : array-like of shape (n,), optional
+            As for `fit`.
+
+        Returns
+        -------
+        KMeans
+            Itself. `labels_` and `inertia_` are of this batch, for the new centroids.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `X` or `sample_weight` does not fit, or there is a `max_cluster_size`. The model
+            stays as it was.
+
+        Notes
+        -----
+        After `fit` a centroid counts as much as the points that it has then. A centroid without
+        points stays where it is. The batches decide, and their order: the same ones give the same
+        bits everywhere.
+
+        Examples
+        --------
+        >>> model = KMeans(2, init=[[0.0], [10.0]])
+        >>> for batch in ([[1.0], [11.0]], [[2.0], [3.0]]):
+        ...     model = model.partial_fit(batch)
+        >>> model.cluster_centers_.tolist()
+        [[2.0], [11.0]]
+        """
+        if self.max_cluster_size is not None:
+            raise ValueError(
+                f"max_cluster_size: expected None for partial_fit, got {self.max_cluster_size}"
+            )
+        if hasattr(self, "cluster_centers_"):
+            points = self._fitted_points(X)
+            weights = _check_weights(sample_weight, len(points))
+            centers, sums, totals = self._learned()
+        else:
+            points, weights = self._points_and_weights(X, sample_weight)
+            start = self._given(points.shape[1])
+            if start is None:
+                seed = self.random_state
+                start = self._run(points, weights).start(
+                    self.n_clusters, self.init, seed, say_nothing
+                )
+            centers = start
+            sums, totals = np.zeros(centers.shape), np.zeros(len(centers))
+        run = self._run(points, weights)
+        batch_sums, batch_totals, _ = run.sums(run.assign(centers), len(centers))
+        sums, totals = sums + batch_sums, totals + batch_totals
+        known = totals > 0
+        moved = centers.copy()
+        moved[known] = sums[known] / totals[known, np.newaxis]
+        if self.metric == "cosine":
+            moved[known] = normalized(moved[known])
+        labels = run.assign(moved)
+        self._become(
+            cluster_centers_=moved,
+            labels_=labels,
+            inertia_=run.inertia(labels, moved),
+            n_features_in_=points.shape[1],
+            n_steps_=getattr(self, "n_steps_", 0) + 1,
+            _sums=sums,
+            _totals=totals,
+        )
+        return self
+
+    def _learned(self) -> tuple[Floats, Doubles, Doubles]:
+        """Return the centroids, and the sums and weights of what was assigned to them."""
+        centers, sums, totals = self.cluster_centers_, self._sums, self._totals
+        if totals is None:
+            totals = np.zeros(len(centers))
+        return centers, centers * totals[:, np.newaxis] if sums is None else sums, totals
 
     def predict(self, X: Any) -> Labels:
         """Return the label of each point's nearest centroid.

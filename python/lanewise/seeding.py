@@ -12,7 +12,7 @@ from lanewise import _native, draws
 from lanewise.kernels import Kernels
 from lanewise.progress import Progress
 
-__all__ = ["plus_plus"]
+__all__ = ["plus_plus", "total_weights"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -85,6 +85,15 @@ def _greedy(
     return chosen
 
 
+def total_weights(labels: npt.NDArray[np.int32], weights: Doubles | None, k: int) -> Doubles:
+    """Return the weight of the points of every label, added up in their order in fixed chunks."""
+    totals = np.zeros(k)
+    for begin in range(0, len(labels), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        totals += np.bincount(labels[chunk], None if weights is None else weights[chunk], k)
+    return totals
+
+
 class _Candidates:
     """Points drawn so far, and for every point the nearest of them."""
 
@@ -137,12 +146,7 @@ class _Candidates:
     def mass(self) -> Doubles:
         """Weight of the points that are nearest to each."""
         assert self.owners is not None
-        mass = np.zeros(len(self.ids))
-        for begin in self.chunks():
-            end = begin + _CHUNK
-            weights = None if self.weights is None else self.weights[begin:end]
-            mass += np.bincount(self.owners[begin:end], weights, len(mass))
-        return mass
+        return total_weights(self.owners, self.weights, len(self.ids))
 
     def chunks(self) -> range:
         return range(0, len(self.points), _CHUNK)
