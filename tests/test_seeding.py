@@ -36,6 +36,12 @@ def greedy(X, weights, k, seed):
     return chosen
 
 
+def all_points(X, weights, k, seed):
+    """The rule over all points, in the order of their bytes."""
+    order = np.array(sorted(range(len(X)), key=lambda i: X[i].astype("<f4").tobytes()))
+    return order[greedy(X[order], weights[order], k, seed)].tolist()
+
+
 def candidates(X, weights, k, seed):
     """Ids and weights of what is drawn in rounds."""
     n_drawn, ids = max(k, 256), []
@@ -63,7 +69,7 @@ def start(X, weights, k, seed, kernels=SCALAR, threads=1):
 def test_greedy_start_is_the_rule_in_whole_numbers(rng, k, seed):
     X = cases.integers(rng, (600, 3), 20)
     for weights in (None, rng.integers(0, 4, 600)):
-        expected = greedy(X, np.ones(600, int) if weights is None else weights, k, seed)
+        expected = all_points(X, np.ones(600, int) if weights is None else weights, k, seed)
         assert start(X, weights, k, seed).tolist() == expected
         model = KMeans(k, random_state=seed, max_iter=1).fit(X, sample_weight=weights)
         given = KMeans(k, init=X[expected], max_iter=1).fit(X, sample_weight=weights)
@@ -104,6 +110,17 @@ def test_no_point_twice_while_others_are_left(rng, n, n_distinct):
         chosen = start(X, None, k, 1)
         assert len(set(chosen.tolist())) == k
         assert len(np.unique(X[chosen[:n_distinct]], axis=0)) == n_distinct
+
+
+def test_few_points_may_come_in_any_order_and_repeated(rng):
+    X = rng.standard_normal((90, 4), dtype=np.float32)
+    weights = rng.integers(0, 4, 90)
+    expected = X[start(X, weights, 10, 6)]
+    assert_same_bytes(X[start(X, weights * 8, 10, 6)], expected)
+    shuffled = rng.permutation(90)
+    assert_same_bytes(X[shuffled][start(X[shuffled], weights[shuffled], 10, 6)], expected)
+    repeated = np.repeat(X, weights, axis=0)
+    assert_same_bytes(repeated[start(repeated, None, 10, 6)], expected)
 
 
 def test_points_without_weight_are_not_drawn(rng):

@@ -4,6 +4,7 @@ Where to find what
 ------------------
 `Flat`            exact and early-terminated search over all rows
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
+`sklearn`         `KMeans` as a scikit-learn estimator; imported by name only
 `HNSW`            an hnswlib graph as a source of candidates
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan

@@ -46,7 +46,11 @@ def plus_plus(
     """
     n_drawn = max(k, _FEWEST_DRAWN)
     if len(points) <= _ROUNDS * n_drawn:
-        return _greedy(points, weights, k, seed, kernels, threads, report)
+        # In an order of their own, so that the one they come in does not matter, and repeated
+        # points are as good as weights.
+        order = _order(points)
+        ordered = None if weights is None else weights[order]
+        return order[_greedy(points[order], ordered, k, seed, kernels, threads, report)]
     candidates = _Candidates(points, weights, kernels, threads)
     for step in itertools.count(1):
         # Fewer distinct points than clusters leave nothing to draw.
@@ -59,6 +63,12 @@ def plus_plus(
     chosen = among[_greedy(rows, candidates.mass(), m, seed, kernels, threads, report)]
     unchosen = np.setdiff1d(np.arange(k), chosen)[: k - m]
     return np.concatenate((chosen, unchosen))
+
+
+def _order(points: Floats) -> Longs:
+    """Return an order of the rows that depends on them alone: that of their bytes."""
+    rows = np.ascontiguousarray(points, dtype="<f4")
+    return np.argsort(rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0], kind="stable")
 
 
 def _greedy(
