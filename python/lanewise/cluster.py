@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -10,18 +11,20 @@ import numpy.typing as npt
 from lanewise import _native, draws
 from lanewise.arrays import as_matrix, as_ndarray, check_bool, check_choice, check_int, check_real
 from lanewise.canonical import check_lengths, normalized
+from lanewise.costs import Cost, Plan, plan
 from lanewise.kernels import Kernels, get
-from lanewise.lloyd import Callback, Iteration, Run, nearest
+from lanewise.lloyd import Callback, Iteration, Run, Tell, nearest
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.seeding import total_weights
 from lanewise.threads import resolve_threads
 
-__all__ = ["Iteration", "KMeans", "assign"]
+__all__ = ["Cost", "Iteration", "KMeans", "Plan", "assign", "plan"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Doubles = npt.NDArray[np.float64]
 _Weights = Doubles | None
+_Teller = Callable[[int], Tell]
 
 # The draws that pick a sample; runs draw from the streams before.
 _SAMPLE = 2**33
@@ -245,15 +248,14 @@ class KMeans:
             On Ctrl-C. If an iteration is complete, the model is left fitted as it was after it, or
             with an earlier run that was better; otherwise it stays as it was.
         """
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback: expected a function, got {callback!r}")
+        tell = self._teller(callback)
         points, weights = self._points_and_weights(X, sample_weight)
         given = self._given(points.shape[1])
         some, weights_of_some = self._sample(points, weights)
         run = self._run(some, weights_of_some)
         try:
             with reporting(progress, "KMeans.fit") as report:
-                self._fit(run, given, report, callback)
+                self._fit(run, given, report, tell)
             self._take(run, points, weights)
         except KeyboardInterrupt:
             run.settle()
@@ -307,28 +309,34 @@ class KMeans:
         threads = resolve_threads(self.n_threads)
         return Run(points, weights, self.metric, self.kernels, threads, self.max_cluster_size)
 
-    def _fit(
-        self, run: Run, given: Floats | None, report: Progress, callback: Callback | None
-    ) -> None:
+    def _fit(self, run: Run, given: Floats | None, report: Progress, tell: _Teller) -> None:
         """Let the runs find their best."""
         tolerance = self.tol * run.mean_variance()
         repetitions = self.n_init if given is None else 1
         for number, seed in enumerate(draws.seeds(self.random_state, repetitions)):
+            start = given
+            if start is None:
+                start = run.start(self.n_clusters, self.init, seed, report)
+            if not run.lloyd(start, self.max_iter, tolerance, report, tell(number)):
+                break
 
-            def tell(
-                iteration: int, shift: float, n_changed: int, centers: Floats, run: int = number
-            ) -> bool:
+    @staticmethod
+    def _teller(callback: Callback | None) -> _Teller:
+        """Return what gives a run the function that tells the callback and hears its answer."""
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a function, got {callback!r}")
+
+        def of_run(run: int) -> Tell:
+            def tell(iteration: int, shift: float, n_changed: int, centers: Floats) -> bool:
                 if callback is None:
                     return False
                 view = centers.view()
                 view.flags.writeable = False
                 return callback(Iteration(run, iteration, shift, n_changed, view)) is True
 
-            start = given
-            if start is None:
-                start = run.start(self.n_clusters, self.init, seed, report)
-            if not run.lloyd(start, self.max_iter, tolerance, report, tell):
-                break
+            return tell
+
+        return of_run
 
     def _take(self, run: Run, points: Floats, weights: _Weights) -> None:
         """Become what the best run has found, all at once."""

@@ -15,7 +15,7 @@ from lanewise.kernels import Kernels
 from lanewise.progress import Progress
 from lanewise.seeding import plus_plus
 
-__all__ = ["Callback", "Iteration", "Run", "Solution", "nearest"]
+__all__ = ["Callback", "Iteration", "Run", "Solution", "Tell", "nearest"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -58,6 +58,9 @@ class Iteration:
 
 Callback = Callable[[Iteration], object]
 """Called after every iteration; True ends the fit."""
+
+Tell = Callable[[int, float, int, Floats], bool]
+"""Told iterations done, shift, labels changed and centroids; returns whether that is enough."""
 
 
 class Solution(NamedTuple):
@@ -144,7 +147,7 @@ class Run:
         max_iter: int,
         tolerance: float,
         report: Progress,
-        tell: Callable[[int, float, int, Floats], bool],
+        tell: Tell,
     ) -> bool:
         """Alternate assignment and means; `current` is the last iteration that is complete.
 

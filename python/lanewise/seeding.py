@@ -12,7 +12,7 @@ from lanewise import _native, draws
 from lanewise.kernels import Kernels
 from lanewise.progress import Progress
 
-__all__ = ["plus_plus", "total_weights"]
+__all__ = ["n_candidates", "n_trials", "plus_plus", "total_weights"]
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -25,6 +25,16 @@ _FEWEST_DRAWN = 256
 _CHUNK = 1 << 16
 # What is told of progress, at most.
 _REPORTS = 100
+
+
+def n_candidates(k: int) -> int:
+    """Return among how many points k are chosen, at most."""
+    return _ROUNDS * max(k, _FEWEST_DRAWN)
+
+
+def n_trials(k: int) -> int:
+    """Return how many points are tried for every centroid, as scikit-learn does."""
+    return 2 + int(math.log(k))
 
 
 def plus_plus(
@@ -40,12 +50,12 @@ def plus_plus(
 
     Of ``2 + floor(ln k)`` points that are drawn in proportion to their squared distance to the
     nearest one chosen, the one that leaves the least sum of these is chosen next, as in
-    scikit-learn. Where there are more than `_ROUNDS` draws of candidates, it chooses among
-    candidates, each with the weight of the points that are nearest to it. They are drawn in rounds,
-    as by k-means|| (Bahmani et al. 2012): max(k, 256) at a time, the first by the weights alone.
+    scikit-learn. Where there are more than `n_candidates` points, it chooses among candidates, each
+    with the weight of the points that are nearest to it. They are drawn in rounds, as by k-means||
+    (Bahmani et al. 2012): max(k, 256) at a time, the first by the weights alone.
     """
-    n_drawn = max(k, _FEWEST_DRAWN)
-    if len(points) <= _ROUNDS * n_drawn:
+    n_drawn = n_candidates(k) // _ROUNDS
+    if len(points) <= n_candidates(k):
         # In an order of their own, so that the one they come in does not matter, and repeated
         # points are as good as weights.
         order = _order(points)
@@ -81,15 +91,15 @@ def _greedy(
     report: Progress,
 ) -> Longs:
     """Choose k points among all of these."""
-    n_trials = 2 + int(math.log(k))
-    uniforms = draws.uniforms(seed, "kmeans", 1 + (k - 1) * n_trials)
+    m = n_trials(k)
+    uniforms = draws.uniforms(seed, "kmeans", 1 + (k - 1) * m)
     chosen = np.empty(k, dtype=np.int64)
     nearest = np.full(len(points), np.inf, dtype=np.float32)
     at_once = (k + _REPORTS - 1) // _REPORTS
     for begin in range(0, k, at_once):
         end = min(begin + at_once, k)
         _native.plus_plus(
-            kernels, points, weights, uniforms, n_trials, begin, end, chosen, nearest, threads
+            kernels, points, weights, uniforms, m, begin, end, chosen, nearest, threads
         )
         report("starting", end, k)
     return chosen
