@@ -55,13 +55,18 @@ def test_clusters_are_shared_out_exactly(cells, data):
     assert parts == shared_out(k, shares, sizes)
 
 
+def test_what_has_no_weight_gets_what_is_left():
+    assert hierarchical._shared_out(5, np.array([5.0, 0.0]), np.array([2, 5])) == [2, 3]
+    assert hierarchical._shared_out(5, np.array([5.0, 0.0]), np.array([7, 5])) == [4, 1]
+
+
 @every_metric
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("k", "n_coarse"), [(30, None), (30, 4), (7, 1), (12, 12)])
 def test_two_levels_are_what_they_are_called(rng, metric, weighted, k, n_coarse):
     X = blobs(rng, 500, 6, 7)
     weights = rng.standard_exponential(500) if weighted else None
-    model = HierarchicalKMeans(k, n_coarse=n_coarse, metric=metric, random_state=3)
+    model = HierarchicalKMeans(k, n_coarse=n_coarse, refine=0, metric=metric, random_state=3)
     assert model.fit(X, sample_weight=weights) is model
     used = model.n_coarse
     assert used == (5 if n_coarse is None else n_coarse)
@@ -78,7 +83,7 @@ def test_two_levels_are_what_they_are_called(rng, metric, weighted, k, n_coarse)
 
 def test_the_refinement_is_lloyds(rng):
     X = blobs(rng, 500, 6, 1)
-    start = HierarchicalKMeans(30).fit(X).cluster_centers_
+    start = HierarchicalKMeans(30, refine=0).fit(X).cluster_centers_
     for refine in (1, 3, 200):
         told, steps = [], []
         model = HierarchicalKMeans(30, refine=refine)
@@ -105,7 +110,7 @@ def test_same_bits_for_everybody(kernels, rng, metric):
 
 def test_samples_on_both_levels(rng):
     X = blobs(rng, 900, 4, 9)
-    model = HierarchicalKMeans(20, n_coarse=4, max_points_per_centroid=10).fit(X)
+    model = HierarchicalKMeans(20, n_coarse=4, refine=0, max_points_per_centroid=10).fit(X)
     centers = in_two_levels(X, None, 20, 4, "l2", 0, max_points_per_centroid=10)
     assert_same_bytes(model.cluster_centers_, centers)
     assert_same_bytes(model.labels_, assign(X, centers)[0])
@@ -220,10 +225,10 @@ def test_what_is_counted():
     # 20 cells of 5,000 points and 20 clusters.
     first = seeding.n_candidates(20) * d * (n + 20 * seeding.n_trials(20)) + 5 * n * 20 * d
     cell = seeding.n_candidates(20) * d * (5000 + 20 * seeding.n_trials(20)) + 4 * 5000 * 20 * d
-    total = first + 20 * cell + n * k * d
+    total = first + 20 * cell + 3 * n * k * d
     assert costs.hierarchical.multiply_adds == costs.hierarchical.seconds == total
-    refined = plan(n, d, k, iterations=3, refine=2)
-    assert refined.hierarchical.multiply_adds == total + 2 * n * k * d
+    refined = plan(n, d, k, iterations=3, refine=5)
+    assert refined.hierarchical.multiply_adds == total + 3 * n * k * d
     assert refined.flat == costs.flat
     few = plan(500, d, 10, iterations=1)
     assert few.flat.multiply_adds == 500 * 10 * d * seeding.n_trials(10) + 2 * 500 * 10 * d

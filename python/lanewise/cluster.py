@@ -227,11 +227,11 @@ class KMeans:
             True shows bars on the standard error, if that is a terminal. A function is called with
             what is being done, the steps done and the steps in all: ("starting", centroids, k), at
             most a hundred times, and ("iterating", iteration, max_iter), once for each of them, in
-            each of `n_init` runs. What it raises ends the fit, and the model stays as it was.
+            each of `n_init` runs. What it raises ends the fit, and the model stays as it was; a
+            KeyboardInterrupt is taken for Ctrl-C.
         callback : callable, optional
             Called with an `Iteration` after each of them. If it returns True the fit ends there, as
-            if it had converged, and no further run is made. What it raises ends the fit, and the
-            model stays as it was.
+            if it had converged, and no further run is made. What it raises is as for `progress`.
 
         Returns
         -------
@@ -549,7 +549,7 @@ class KMeans:
 
 
 def _check_count(value: Any, name: str) -> int | None:
-    return None if value is None else check_int(value, name, low=1)
+    return None if value is None else check_int(value, name, low=1, high=2**62)
 
 
 def _check_weights(sample_weight: Any, n: int) -> _Weights:

@@ -73,7 +73,7 @@ def plan(
     k: int,
     *,
     iterations: int = 25,
-    refine: int = 0,
+    refine: int = 2,
     kernels: str | Kernels | None = None,
     n_threads: int | None = None,
 ) -> Plan:
@@ -84,7 +84,7 @@ def plan(
     n, d, k : int
     iterations : int, default 25
         Of `KMeans`, and of every clustering of `HierarchicalKMeans`.
-    refine : int, default 0
+    refine : int, default 2
         Of `HierarchicalKMeans`, over all clusters in the end.
     kernels : str or Kernels, optional
     n_threads : int, optional

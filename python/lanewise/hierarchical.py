@@ -27,16 +27,17 @@ class HierarchicalKMeans(KMeans):
 
     An iteration over all points and clusters costs ``n * n_clusters * d`` multiply-adds; one over
     either level costs ``sqrt(n_clusters)`` times less. `lanewise.cluster.plan` says what that
-    means for given sizes. The objective is some percent above that of `KMeans`; iterations over all
-    clusters, `refine`, bring it down.
+    means for given sizes. The objective is some percent above that of `KMeans`, less with every
+    iteration over all clusters, `refine`.
 
     Parameters
     ----------
     n_clusters : int
     n_coarse : int, optional
         Clusters of the first level, by default the square root of `n_clusters`.
-    refine : int, default 0
-        Iterations over all points and clusters in the end.
+    refine : int, default 2
+        Iterations over all points and clusters in the end; each costs as much as the assignment of
+        labels, which is always made.
     metric : {"l2", "cosine"}, default "l2"
     init : {"k-means++", "random"}, default "k-means++"
         Where every clustering of either level starts.
@@ -78,7 +79,7 @@ class HierarchicalKMeans(KMeans):
         n_clusters: int,
         *,
         n_coarse: int | None = None,
-        refine: int = 0,
+        refine: int = 2,
         metric: str = "l2",
         init: str = "k-means++",
         max_iter: int = 25,

@@ -101,7 +101,13 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Find the centroids; see `lanewise.KMeans.fit`."""
         X = self._rows(X, reset=True)
-        self._become(self._model().fit(X, sample_weight=sample_weight))
+        model = self._model()
+        try:
+            model.fit(X, sample_weight=sample_weight)
+        finally:
+            # After Ctrl-C there may be iterations to keep.
+            if hasattr(model, "labels_"):
+                self._become(model)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
