@@ -90,6 +90,7 @@ bool plus_plus(const Kernels& kernels, const float* points, std::size_t n, std::
   for (std::size_t j = 0; j < begin; ++j) taken[static_cast<std::size_t>(chosen[j])] = true;
   std::size_t first_left = 0;
   std::vector<std::int64_t> trials(n_trials);
+  std::vector<float> rows(n_trials * dim);     // of the trials, side by side
   std::vector<float> distances(n * n_trials);  // of point i to trial t: [i * n_trials + t]
   std::vector<double> sums(draw.n_pieces() * n_trials);
   for (std::size_t j = begin; j < end; ++j) {
@@ -102,13 +103,17 @@ bool plus_plus(const Kernels& kernels, const float* points, std::size_t n, std::
     }
     const std::size_t m = j == 0 ? 1 : n_trials;
     const double* const drawn = uniforms + (j == 0 ? 0 : 1 + (j - 1) * n_trials);
-    for (std::size_t t = 0; t < m; ++t) trials[t] = static_cast<std::int64_t>(draw.at(drawn[t] * total));
+    for (std::size_t t = 0; t < m; ++t) {
+      const std::size_t i = draw.at(drawn[t] * total);
+      trials[t] = static_cast<std::int64_t>(i);
+      std::copy_n(points + i * dim, dim, rows.data() + t * dim);
+    }
     const bool finished = parallel_for(draw.n_pieces(), n_threads, interrupt, [&](std::size_t piece, std::size_t) {
       double* const sum = sums.data() + piece * n_trials;
       std::fill_n(sum, m, 0.0);
       for (std::size_t i = piece * kPiece; i < draw.end(piece); ++i) {
         float* const own = distances.data() + i * n_trials;
-        score_rows(kernels, Metric::kL2, points + i * dim, points, trials.data(), m, dim, own);
+        score_rows(kernels, Metric::kL2, points + i * dim, rows.data(), nullptr, m, dim, own);
         for (std::size_t t = 0; t < m; ++t) sum[t] += draw.chance(i, std::min(own[t], nearest[i]));
       }
     });
