@@ -142,9 +142,10 @@ class KMeans:
     With `max_cluster_size`, points are assigned in rounds: each that has no cluster asks for the
     nearest of those that had room when the round began; a cluster with more askers than room takes
     the nearest, of equals the smaller numbers. A round fills a cluster or is the last, so that
-    there are at most `n_clusters`, each over the points that are left; on data whose clusters are
-    of about equal size there are few. The size counts points, whatever their weights. The inertia
-    may rise from one iteration to the next; `predict` returns the nearest centroid, room or not.
+    there are at most `n_clusters`, each over the points that are left; an iteration takes about
+    twice as long, or more where the limit is far from what the data are like. The size counts
+    points, whatever their weights. The inertia may rise from one iteration to the next; `predict`
+    returns the nearest centroid, room or not.
 
     float32 rows in C order, memory-mapped ones too, are read where they are: beside them a fit
     needs about 20 bytes a point, and the centroids a few times. Other types are converted, and for

@@ -195,16 +195,15 @@ class Run:
             distances = np.empty(len(left), dtype=np.float32)
             for begin in range(0, len(left), _CHUNK):
                 chunk = slice(begin, begin + _CHUNK)
-                asked[chunk] = open_[
-                    nearest(
-                        self.points[left[chunk]],
-                        centers[open_],
-                        self.metric,
-                        self.kernels,
-                        self.threads,
-                        distances[chunk],
-                    )
-                ]
+                found = nearest(
+                    self.points[chunk] if len(left) == n else self.points[left[chunk]],
+                    centers[open_],
+                    self.metric,
+                    self.kernels,
+                    self.threads,
+                    distances[chunk],
+                )
+                asked[chunk] = open_[found]
             # The askers of a cluster side by side, the nearest first, equals by their number.
             order = np.lexsort((distances, asked))
             asked, sizes = asked[order], np.bincount(asked, minlength=k)
