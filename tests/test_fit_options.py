@@ -1,5 +1,6 @@
 """What a fit can be asked for: callbacks, warm starts, samples, sizes; and what a model tells."""
 
+import doctest
 import itertools
 
 import cases
@@ -8,12 +9,19 @@ import pytest
 from cases import THREADS, assert_same_bytes
 from test_cluster import METRICS, blobs, every_metric, fitted, mean_rows
 
-from lanewise import KMeans, cluster, draws, lloyd
+from lanewise import KMeans, cluster, costs, draws, hierarchical, lloyd
 from lanewise.cluster import assign
 
 
 class EnoughError(Exception):
     pass
+
+
+@pytest.mark.parametrize("module", [cluster, costs, hierarchical])
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 1
+    assert result.failed == 0
 
 
 # --------------------------------------------------------------------------------------- callback

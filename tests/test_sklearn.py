@@ -1,5 +1,6 @@
 """lanewise.sklearn: scikit-learn's own checks, and that it gives what lanewise.KMeans gives."""
 
+import doctest
 import pickle
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+import lanewise.sklearn
 from lanewise.sklearn import KMeans
 
 # Only what the checks leave out for want of pandas or an array API; that they fail is an error.
@@ -35,6 +37,12 @@ def test_scikit_learns_checks(options):
     statuses = [result["status"] for result in results]
     assert set(statuses) <= {"passed", "skipped"}
     assert statuses.count("passed") > 50
+
+
+def test_examples():
+    result = doctest.testmod(lanewise.sklearn)
+    assert result.attempted > 2
+    assert result.failed == 0
 
 
 OPTIONS = [

@@ -68,10 +68,10 @@ class HierarchicalKMeans(KMeans):
     Examples
     --------
     >>> import numpy as np
-    >>> X = np.array([[0.0], [1.0], [20.0], [21.0], [40.0], [50.0]])
-    >>> model = HierarchicalKMeans(4, n_coarse=2, refine=5).fit(X)
+    >>> X = np.array([[0.0], [1.0], [10.0], [11.0], [100.0], [101.0], [110.0], [111.0]])
+    >>> model = HierarchicalKMeans(4).fit(X)
     >>> sorted(model.cluster_centers_[:, 0].tolist())
-    [0.5, 20.5, 40.0, 50.0]
+    [0.5, 10.5, 100.5, 110.5]
     """
 
     def __init__(
