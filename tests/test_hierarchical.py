@@ -234,6 +234,7 @@ def test_what_is_counted():
     assert few.flat.multiply_adds == 500 * 10 * d * seeding.n_trials(10) + 2 * 500 * 10 * d
 
 
+@pytest.mark.slow
 def test_a_plan_measures_and_prints():
     costs = plan(10_000_000, 128, 65_536)
     assert 0 < costs.hierarchical.seconds < costs.flat.seconds < np.inf

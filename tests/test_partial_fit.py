@@ -139,6 +139,7 @@ def numpys_peak(call):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["k-means++", "random"])
 def test_mapped_points_are_read_where_they_are(rng, tmp_path, init):
     """Beside the points a fit needs a tenth of them, and the centroids a few times."""

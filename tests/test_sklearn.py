@@ -29,6 +29,7 @@ QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 CALM = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
+@pytest.mark.slow
 @QUIET
 @CALM
 @pytest.mark.parametrize("options", [{}, {"n_clusters": 3, "metric": "cosine", "n_jobs": 1}])
