@@ -77,7 +77,7 @@ def test_greedy_start_is_the_rule_in_whole_numbers(rng, k, seed):
 
 
 @pytest.mark.parametrize("chunk", [100, 1 << 16])
-@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("k", [1, 260])
 def test_many_points_start_from_candidates(rng, monkeypatch, k, chunk):
     """Drawn, weighted and chosen as the rule in whole numbers says, whatever the chunks."""
     monkeypatch.setattr(seeding, "_CHUNK", chunk)
@@ -90,9 +90,9 @@ def test_many_points_start_from_candidates(rng, monkeypatch, k, chunk):
         assert np.array_equal(start(X, weights, k, 3), expected)
 
 
-@pytest.mark.parametrize("n", [500, 2000])
+@pytest.mark.parametrize("n", [300, 1100])
 def test_same_bits_for_everybody(kernels, rng, n):
-    X = rng.standard_normal((n, 19), dtype=np.float32)
+    X = rng.standard_normal((n, 9), dtype=np.float32)
     for weights in (None, rng.standard_exponential(n)):
         expected = start(X, weights, 20, 5)
         assert len(set(expected.tolist())) == 20
