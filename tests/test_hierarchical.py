@@ -133,6 +133,15 @@ def test_awkward_points(rng, metric):
     assert abs(lonely.inertia_) < 1e-6
 
 
+def test_a_coarse_cluster_without_weight_is_split_all_the_same(rng):
+    X = blobs(rng, 1501, 2, 1, offset=100)
+    X[-1] = 0
+    weights = (np.arange(1501) == 1500).astype(float)
+    model = HierarchicalKMeans(4, n_coarse=2).fit(X, sample_weight=weights)
+    assert model.inertia_ == 0
+    assert np.isfinite(model.cluster_centers_).all()
+
+
 def test_the_objective_is_near_that_of_one_level(rng):
     """Not a promise, but what it is for: better than centroids that are drawn."""
     X = blobs(rng, 3000, 8, 40, spread=2)

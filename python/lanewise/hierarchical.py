@@ -187,7 +187,8 @@ class HierarchicalKMeans(KMeans):
             if k == 0:
                 continue
             members = order[end - size : end]
-            of_cell = None if weights is None else weights[members]
+            # Where nothing has weight, all count the same.
+            of_cell = None if weights is None or shares[cell] == 0 else weights[members]
             seed = seeds[cell + 1]
             centers.append(self._centers_of(k, points[members], of_cell, seed, say_nothing))
         report("splitting", self.n_coarse, self.n_coarse)
