@@ -1,4 +1,4 @@
-# cpp/drive/assign.h
+# cpp/drive/assign.h, cpp/drive/plus_plus.h
 
 cdef extern from "drive/assign.h" namespace "lw" nogil:
     cbool c_assign "lw::assign"(const CKernels&, Metric, const float*, size_t, size_t, const float*, size_t, int32_t*,
@@ -8,6 +8,10 @@ cdef extern from "drive/assign.h" namespace "lw" nogil:
     cbool c_cluster_sums "lw::cluster_sums"(const CKernels&, const float*, size_t, size_t, const int32_t*,
                                             const double*, size_t, double*, double*, int64_t*, size_t,
                                             const Interrupt&) except +
+
+cdef extern from "drive/plus_plus.h" namespace "lw" nogil:
+    cbool c_plus_plus "lw::plus_plus"(const CKernels&, const float*, size_t, size_t, const double*, const double*,
+                                      size_t, size_t, size_t, int64_t*, float*, size_t, const Interrupt&) except +
 
 
 def assign(Kernels kernels, str metric, const float[:, ::1] points, const float[:, ::1] centroids, int32_t[::1] labels,
@@ -68,4 +72,28 @@ def cluster_sums(Kernels kernels, const float[:, ::1] points, const int32_t[::1]
     with nogil:
         finished = c_cluster_sums(kernels.row[0], point, n, dim, label, weight, k, target, total, count, n_threads,
                                   interrupt)
+    finish(finished)
+
+
+def plus_plus(Kernels kernels, const float[:, ::1] points, const double[::1] weights, const double[::1] uniforms,
+              size_t n_trials, size_t begin, size_t end, int64_t[::1] chosen, float[::1] nearest, size_t n_threads):
+    """Choose centroids [begin, end) of k-means++, with trials, and bring `nearest` up to date; weights may be None."""
+    cdef size_t n = points.shape[0], dim = points.shape[1], i
+    expect(begin < end <= n and end <= <size_t> chosen.shape[0] and <size_t> nearest.shape[0] == n, "plus plus out")
+    expect(n_trials > 0 and <size_t> uniforms.shape[0] >= 1 + (end - 1) * n_trials, "plus plus uniforms")
+    for i in range(begin):
+        expect(0 <= chosen[i] < <int64_t> n, "plus plus chosen")
+    cdef const double* weight = NULL
+    if weights is not None:
+        expect(<size_t> weights.shape[0] == n, "plus plus weights")
+        weight = &weights[0]
+    cdef const float* point = &points[0, 0]
+    cdef const double* uniform = &uniforms[0]
+    cdef int64_t* choice = &chosen[0]
+    cdef float* near = &nearest[0]
+    cdef Interrupt interrupt = ctrl_c()
+    cdef cbool finished
+    with nogil:
+        finished = c_plus_plus(kernels.row[0], point, n, dim, weight, uniform, n_trials, begin, end, choice, near,
+                               n_threads, interrupt)
     finish(finished)

@@ -277,34 +277,6 @@ def test_random_start_is_distinct_points(rng):
     assert sorted(every.labels_.tolist()) == list(range(50))
 
 
-def plus_plus(X, weights, k, seed):
-    """The rule of k-means++ in plain integers; only u * total is a float."""
-    points = X.astype(int).tolist()
-    chance = [int(w) for w in weights]
-    nearest = [math.inf] * len(points)
-    chosen = []
-    for u in draws.uniforms(seed, "kmeans", k).tolist():
-        level = u * sum(chance)
-        i = next(i for i, total in enumerate(itertools.accumulate(chance)) if total > level)
-        chosen.append(i)
-        for j, point in enumerate(points):
-            distance = sum((a - b) ** 2 for a, b in zip(point, points[i], strict=True))
-            nearest[j] = min(nearest[j], distance)
-        chance = [int(w) * d for w, d in zip(weights, nearest, strict=True)]
-    return X[chosen]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_plus_plus_start_is_the_published_one(rng, seed):
-    X = cases.integers(rng, (60, 3), 20)
-    weights = rng.integers(0, 4, 60)
-    for w in (None, weights):
-        start = plus_plus(X, np.ones(60, int) if w is None else w, 9, seed)
-        got = KMeans(9, random_state=seed, max_iter=1).fit(X, sample_weight=w)
-        expected = KMeans(9, init=start, max_iter=1).fit(X, sample_weight=w)
-        assert_same_bytes(fitted(got), fitted(expected))
-
-
 def test_the_given_start_is_left_alone(rng):
     X = blobs(rng, 50, 4, 3)
     for metric in METRICS:

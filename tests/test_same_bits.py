@@ -34,8 +34,9 @@ DIGESTS = {
     "filter": "64aafbdfba7c0086",
     "range": "abf79f2c368abbc0",
     "life": "8d1da372a3209803",
-    "kmeans": "54ba8e98d0eab720",
-    "kmeans-cosine": "45fdee5a4354d7ec",
+    "kmeans": "48486288d89fe729",
+    "kmeans-cosine": "dce976483f034ff5",
+    "kmeans-many": "06fc8f9a0c3697e5",
     "ivf": "0129179be8c927ea",
     "ivf-f32": "0129179be8c927ea",
     "ivf-filter": "81f4b4164b58cff2",
@@ -95,7 +96,10 @@ def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_th
         index.add(base[400:]).remove(np.arange(0, 1000, 10)).add(base[:3], [10, 0, 20])
         return [index.ids, *index.search(queries, 10), *index.range_search(queries, -30.0)]
     if kind == "kmeans":
-        model = lw.KMeans(9, metric=variant or "l2", max_iter=5, **how).fit(base)
+        # Many points start from candidates.
+        X = vectors(1300, 40, 3) if variant == "many" else base
+        metric = "cosine" if variant == "cosine" else "l2"
+        model = lw.KMeans(9, metric=metric, max_iter=5, **how).fit(X)
         return [model.cluster_centers_, model.labels_, np.float64(model.inertia_)]
     if kind == "ivf":
         storage = "f32" if variant == "f32" else "auto"

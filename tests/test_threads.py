@@ -526,21 +526,28 @@ def test_an_interrupted_add_is_whole_or_nothing(rng, kind, sizes, metric):
     assert step > 20
 
 
-def test_an_interrupted_fit_changes_nothing(rng):
+def test_an_interrupted_fit_leaves_a_whole_iteration(rng):
+    """Wherever it is interrupted: as it was, or as after any of the iterations."""
     X, Y = (rng.standard_normal((60, 4), dtype=np.float32) for _ in range(2))
     names = ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_")
-    fitted = {}
-    for data in (X, Y):
-        model = lw.KMeans(5, n_threads=1).fit(data)
-        fitted[model.inertia_] = [np.asarray(getattr(model, name)).tobytes() for name in names]
-    model = lw.KMeans(5, n_threads=1)
+
+    def state(model):
+        return [np.asarray(getattr(model, name)).tobytes() for name in names]
+
+    options = {"n_threads": 1, "tol": 0}
+    known = [state(lw.KMeans(5, **options).fit(X))]
+    n_iter = lw.KMeans(5, **options).fit(Y).n_iter_
+    known += [state(lw.KMeans(5, max_iter=i + 1, **options).fit(Y)) for i in range(n_iter)]
+    model = lw.KMeans(5, **options)
+    seen = []
     for step in itertools.count(1):
         model.fit(X)
         interrupted = interrupt_at(step, lambda: model.fit(Y))
-        state = [np.asarray(getattr(model, name)).tobytes() for name in names]
-        assert state == fitted[model.inertia_], step
+        seen.append(known.index(state(model)))
         if not interrupted:
             break
+    assert seen == sorted(seen)
+    assert set(seen) == set(range(n_iter + 1))
     assert step > 100
 
 

@@ -4,6 +4,8 @@ Where to find what
 ------------------
 `Flat`            exact and early-terminated search over all rows
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
+`sklearn`         `KMeans` as a scikit-learn estimator; imported by name only
+`HierarchicalKMeans`  k-means in two levels, for very many clusters
 `HNSW`            an hnswlib graph as a source of candidates
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
@@ -18,6 +20,7 @@ from importlib.metadata import version as _version
 from lanewise import datasets, io, kernels, lanes, oracle
 from lanewise.cluster import KMeans
 from lanewise.flat import Flat
+from lanewise.hierarchical import HierarchicalKMeans
 from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
 from lanewise.lanes import LaneSearch, merge
@@ -30,6 +33,7 @@ __all__ = [
     "HNSW",
     "IVF",
     "Flat",
+    "HierarchicalKMeans",
     "KMeans",
     "LaneSearch",
     "RandomRotation",

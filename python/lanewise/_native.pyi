@@ -262,6 +262,18 @@ def cluster_sums(
     counts: _I64,
     n_threads: int,
 ) -> None: ...
+def plus_plus(
+    kernels: Kernels,
+    points: _F32,
+    weights: _F64 | None,
+    uniforms: _F64,
+    n_trials: int,
+    begin: int,
+    end: int,
+    chosen: _I64,
+    nearest: _F32,
+    n_threads: int,
+) -> None: ...
 def plan(
     kernels: Kernels,
     scheme: str,

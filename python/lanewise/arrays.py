@@ -378,6 +378,36 @@ def check_real(
     return number
 
 
+def check_bool(value: Any, name: str) -> bool:
+    """Return a boolean argument as a bool.
+
+    Parameters
+    ----------
+    value : bool or NumPy bool
+        The argument; numbers are refused.
+    name : str
+        Name of the argument, for error messages.
+
+    Returns
+    -------
+    bool
+        The same value.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a boolean.
+
+    Examples
+    --------
+    >>> check_bool(np.True_, "warm_start")
+    True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__} {value!r}")
+    return bool(value)
+
+
 def check_choice(value: Any, name: str, choices: Collection[str]) -> str:
     """Return a string argument that must be one of a few.
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native, draws
-from lanewise.arrays import as_matrix, as_ndarray, check_choice, check_int, check_real
+from lanewise.arrays import as_matrix, as_ndarray, check_bool, check_choice, check_int, check_real
 from lanewise.canonical import check_lengths, normalized
+from lanewise.costs import Cost, Plan, plan
 from lanewise.kernels import Kernels, get
-from lanewise.progress import Progress, reporting
+from lanewise.lloyd import Callback, Iteration, Run, Tell, nearest
+from lanewise.progress import Progress, reporting, say_nothing
+from lanewise.seeding import total_weights
 from lanewise.threads import resolve_threads
 
-__all__ = ["KMeans", "assign"]
+__all__ = ["Cost", "Iteration", "KMeans", "Plan", "assign", "plan"]
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
-_Weights = npt.NDArray[np.float64] | None
+Doubles = npt.NDArray[np.float64]
+_Weights = Doubles | None
+_Teller = Callable[[int], Tell]
+
+# The draws that pick a sample; runs draw from the streams before.
+_SAMPLE = 2**33
+# Distances of `transform` that are found at a time.
+_TILE = 1 << 20
 
 # Times the length of any accepted vector, or its square, this stays finite.
 _MAX_WEIGHT = 1e200
@@ -70,7 +81,7 @@ def assign(
     check_lengths(centers, "centroids")
     distances = np.empty(len(points), dtype=np.float32)
     threads = resolve_threads(n_threads)
-    return _assign(points, centers, metric, get(kernels), threads, distances), distances
+    return nearest(points, centers, metric, get(kernels), threads, distances), distances
 
 
 class KMeans:
@@ -85,6 +96,8 @@ class KMeans:
     metric : {"l2", "cosine"}, default "l2"
         ``"cosine"`` is spherical k-means: points and centroids are normalised.
     init : {"k-means++", "random"} or array-like of shape (n_clusters, d), default "k-means++"
+        ``"k-means++"`` is greedy, as scikit-learn's; of many points it chooses among candidates
+        that are drawn in four rounds.
     n_init : int, default 1
         Runs with different initial centroids; the one of the lowest inertia is kept.
     max_iter : int, default 300
@@ -92,6 +105,14 @@ class KMeans:
         The fit has converged when the centroids' squared shift, summed, is at most `tol` times the
         mean variance of the dimensions; or when no label changes.
     random_state : int, default 0
+    warm_start : bool, default False
+        Whether a second `fit` starts from `cluster_centers_`, once, instead of `init`.
+    max_points_per_centroid : int, optional
+        Of more than `n_clusters` times as many points a sample of that size is fitted, drawn by
+        `random_state` among those that have weight; `labels_` and `inertia_` are of all points all
+        the same.
+    max_cluster_size : int, optional
+        The most points that a cluster may have. See Notes for what is assigned then.
     kernels : str or Kernels, optional
         Kernel set, see `lanewise.kernels.get`.
     n_threads : int, optional
@@ -106,6 +127,8 @@ class KMeans:
     n_iter_ : int
         Iterations of the best run.
     n_features_in_ : int
+    n_steps_ : int
+        Batches that `partial_fit` has had since the last `fit`.
 
     Notes
     -----
@@ -115,6 +138,18 @@ class KMeans:
     can tell apart is settled on the distances themselves, so that labels are always those of the
     canonical distances. An empty cluster takes over the point that is farthest from
     its centroid.
+
+    With `max_cluster_size`, points are assigned in rounds: each that has no cluster asks for the
+    nearest of those that had room when the round began; a cluster with more askers than room takes
+    the nearest, of equals the smaller numbers. A round fills a cluster or is the last, so that
+    there are at most `n_clusters`, each over the points that are left; an iteration takes about
+    twice as long, or more where the limit is far from what the data are like. The size counts
+    points, whatever their weights. The inertia may rise from one iteration to the next; `predict`
+    returns the nearest centroid, room or not.
+
+    float32 rows in C order, memory-mapped ones too, are read where they are: beside them a fit
+    needs about 20 bytes a point, and the centroids a few times. Other types are converted, and for
+    the cosine the points are normalised, to a copy.
 
     Examples
     --------
@@ -130,6 +165,10 @@ class KMeans:
     inertia_: float
     n_iter_: int
     n_features_in_: int
+    n_steps_: int
+    # Of the points that each centroid stands for; no sums after `fit`, whose centroids are means.
+    _sums: Doubles | None = None
+    _totals: Doubles | None = None
 
     def __init__(
         self,
@@ -141,6 +180,9 @@ class KMeans:
         max_iter: int = 300,
         tol: float = 1e-4,
         random_state: int = 0,
+        warm_start: bool = False,
+        max_points_per_centroid: int | None = None,
+        max_cluster_size: int | None = None,
         kernels: str | Kernels | None = None,
         n_threads: int | None = None,
     ) -> None:
@@ -153,11 +195,28 @@ class KMeans:
         self.max_iter = check_int(max_iter, "max_iter", low=1)
         self.tol = check_real(tol, "tol", low=0.0)
         self.random_state = check_int(random_state, "random_state", low=0, high=2**64 - 1)
+        self.warm_start = check_bool(warm_start, "warm_start")
+        self.max_points_per_centroid = _check_count(
+            max_points_per_centroid, "max_points_per_centroid"
+        )
+        self.max_cluster_size = _check_count(max_cluster_size, "max_cluster_size")
+        if max_points_per_centroid is not None and max_cluster_size is not None:
+            raise ValueError(
+                "max_cluster_size: expected None beside max_points_per_centroid, "
+                f"got {max_cluster_size}"
+            )
         self.kernels = get(kernels)
         self.n_threads = n_threads
         resolve_threads(n_threads)
 
-    def fit(self, X: Any, *, sample_weight: Any = None, progress: bool | Progress = False) -> Self:
+    def fit(
+        self,
+        X: Any,
+        *,
+        sample_weight: Any = None,
+        progress: bool | Progress = False,
+        callback: Callback | None = None,
+    ) -> Self:
         """Find the centroids of some points.
 
         Parameters
@@ -167,9 +226,13 @@ class KMeans:
             Not negative, and not all zero.
         progress : bool or callable, default False
             True shows bars on the standard error, if that is a terminal. A function is called with
-            what is being done, the steps done and the steps in all: ("starting", centroid, k) and
-            ("iterating", iteration, max_iter), once for each of them in each of `n_init` runs. What
-            it raises ends the fit, and the model stays as it was.
+            what is being done, the steps done and the steps in all: ("starting", centroids, k), at
+            most a hundred times, and ("iterating", iteration, max_iter), once for each of them, in
+            each of `n_init` runs. What it raises ends the fit, and the model stays as it was; a
+            KeyboardInterrupt is taken for Ctrl-C.
+        callback : callable, optional
+            Called with an `Iteration` after each of them. If it returns True the fit ends there, as
+            if it had converged, and no further run is made. What it raises is as for `progress`.
 
         Returns
         -------
@@ -182,35 +245,208 @@ class KMeans:
             If `X`, `sample_weight` or an initial array does not fit, or holds NaN or infinities.
         ImportError
             If bars are asked for and ``rich`` is not installed.
+        KeyboardInterrupt
+            On Ctrl-C. If an iteration is complete, the model is left fitted as it was after it, or
+            with an earlier run that was better; otherwise it stays as it was.
         """
+        tell = self._teller(callback)
+        points, weights = self._points_and_weights(X, sample_weight)
+        given = self._given(points.shape[1])
+        some, weights_of_some = self._sample(points, weights)
+        run = self._run(some, weights_of_some)
+        try:
+            with reporting(progress, "KMeans.fit") as report:
+                self._fit(run, given, report, tell)
+            self._take(run, points, weights)
+        except KeyboardInterrupt:
+            run.settle()
+            if run.best is not None:
+                self._take(run, points, weights)
+            raise
+        return self
+
+    def _points_and_weights(self, X: Any, sample_weight: Any) -> tuple[Floats, _Weights]:
         points = self._points(X)
-        n, dim = points.shape
+        n = len(points)
         if n < self.n_clusters:
             raise ValueError(f"X: expected at least n_clusters = {self.n_clusters} rows, got {n}")
-        weights = _check_weights(sample_weight, n)
-        given = None
-        if not isinstance(self.init, str):
-            given = as_matrix(self.init, "init", dim=dim)
-            if len(given) != self.n_clusters:
-                raise ValueError(f"init: expected {self.n_clusters} rows, got {len(given)}")
-            check_lengths(given, "init")
-            given = normalized(given) if self.metric == "cosine" else given.copy()
-        run = _Run(points, weights, self.metric, self.kernels, resolve_threads(self.n_threads))
+        if self.max_cluster_size is not None and n > self.n_clusters * self.max_cluster_size:
+            raise ValueError(
+                f"X: expected at most n_clusters * max_cluster_size = "
+                f"{self.n_clusters * self.max_cluster_size} rows, got {n}"
+            )
+        return points, _check_weights(sample_weight, n)
+
+    def _given(self, dim: int) -> Floats | None:
+        """Return centroids to start from, if there are any."""
+        if self.warm_start and hasattr(self, "cluster_centers_"):
+            given, name = self.cluster_centers_, "warm_start"
+        elif isinstance(self.init, str):
+            return None
+        else:
+            given, name = as_matrix(self.init, "init"), "init"
+        if given.shape[1] != dim:
+            raise ValueError(f"{name}: expected dimension {dim}, got {given.shape[1]}")
+        if len(given) != self.n_clusters:
+            raise ValueError(f"{name}: expected {self.n_clusters} rows, got {len(given)}")
+        check_lengths(given, name)
+        return normalized(given) if self.metric == "cosine" else given.copy()
+
+    def _sample(self, points: Floats, weights: _Weights) -> tuple[Floats, _Weights]:
+        """Return the points that are fitted: all of them, or a sample."""
+        if self.max_points_per_centroid is None:
+            return points, weights
+        size = self.n_clusters * self.max_points_per_centroid
+        if size >= len(points):
+            return points, weights
+        order = draws.permutation(self.random_state, "kmeans", len(points), stream=_SAMPLE)
+        if weights is None:
+            return points[np.sort(order[:size])], None
+        order = order[np.argsort(weights[order] == 0, kind="stable")]
+        ids = np.sort(order[:size])
+        return points[ids], weights[ids]
+
+    def _run(self, points: Floats, weights: _Weights) -> Run:
+        threads = resolve_threads(self.n_threads)
+        return Run(points, weights, self.metric, self.kernels, threads, self.max_cluster_size)
+
+    def _fit(self, run: Run, given: Floats | None, report: Progress, tell: _Teller) -> None:
+        """Let the runs find their best."""
         tolerance = self.tol * run.mean_variance()
-        best = None
-        repetitions = 1 if given is not None else self.n_init
-        with reporting(progress, "KMeans.fit") as report:
-            for seed in draws.seeds(self.random_state, repetitions):
-                start = given
-                if start is None:
-                    start = run.initial(self.n_clusters, self.init, seed, report)
-                result = run.lloyd(start, self.max_iter, tolerance, report)
-                if best is None or result[2] < best[2]:
-                    best = result
-        assert best is not None
-        self.cluster_centers_, self.labels_, self.inertia_, self.n_iter_ = best
-        self.n_features_in_ = dim
+        repetitions = self.n_init if given is None else 1
+        for number, seed in enumerate(draws.seeds(self.random_state, repetitions)):
+            start = given
+            if start is None:
+                start = run.start(self.n_clusters, self.init, seed, report)
+            if not run.lloyd(start, self.max_iter, tolerance, report, tell(number)):
+                break
+
+    @staticmethod
+    def _teller(callback: Callback | None) -> _Teller:
+        """Return what gives a run the function that tells the callback and hears its answer."""
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback: expected a function, got {callback!r}")
+
+        def of_run(run: int) -> Tell:
+            def tell(iteration: int, shift: float, n_changed: int, centers: Floats) -> bool:
+                if callback is None:
+                    return False
+                view = centers.view()
+                view.flags.writeable = False
+                return callback(Iteration(run, iteration, shift, n_changed, view)) is True
+
+            return tell
+
+        return of_run
+
+    def _take(self, run: Run, points: Floats, weights: _Weights) -> None:
+        """Become what the best run has found, all at once."""
+        assert run.best is not None
+        (centers, labels, n_iter), inertia = run.best
+        if run.points is not points:
+            everyone = self._run(points, weights)
+            labels = everyone.assign(centers)
+            inertia = everyone.inertia(labels, centers)
+        self._become(
+            cluster_centers_=centers,
+            labels_=labels,
+            inertia_=inertia,
+            n_iter_=n_iter,
+            n_features_in_=points.shape[1],
+            n_steps_=0,
+            _sums=None,
+            _totals=total_weights(labels, weights, len(centers)),
+        )
+
+    def _become(self, **state: Any) -> None:
+        """Take over attributes in one step, which no signal can come between."""
+        self.__dict__.update(state)
+
+    def partial_fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+        """Let the centroids learn one more batch of a stream.
+
+        Every centroid becomes the weighted mean of all points that were ever assigned to it: those
+        of this batch are, to the nearest centroid before it moves. That is mini-batch k-means
+        (Sculley 2010) with one step a batch, as in scikit-learn's `MiniBatchKMeans` without its
+        random reassignments. The sums are kept in double, so that rounding does not add up.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            A batch. The first one, unless the model is fitted, gives the centroids to start from,
+            as `fit` would take them: it must have at least `n_clusters` rows.
+        sample_weight : array-like of shape (n,), optional
+            As for `fit`.
+
+        Returns
+        -------
+        KMeans
+            Itself. `labels_` and `inertia_` are of this batch, for the new centroids.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `X` or `sample_weight` does not fit, or there is a `max_cluster_size`. The model
+            stays as it was.
+
+        Notes
+        -----
+        After `fit` a centroid counts as much as the points that it has then. A centroid without
+        points stays where it is. The batches decide, and their order: the same ones give the same
+        bits everywhere.
+
+        Examples
+        --------
+        >>> model = KMeans(2, init=[[0.0], [10.0]])
+        >>> for batch in ([[1.0], [11.0]], [[2.0], [3.0]]):
+        ...     model = model.partial_fit(batch)
+        >>> model.cluster_centers_.tolist()
+        [[2.0], [11.0]]
+        """
+        if self.max_cluster_size is not None:
+            raise ValueError(
+                f"max_cluster_size: expected None for partial_fit, got {self.max_cluster_size}"
+            )
+        if hasattr(self, "cluster_centers_"):
+            points = self._fitted_points(X)
+            weights = _check_weights(sample_weight, len(points))
+            centers, sums, totals = self._learned()
+        else:
+            points, weights = self._points_and_weights(X, sample_weight)
+            start = self._given(points.shape[1])
+            if start is None:
+                seed = self.random_state
+                start = self._run(points, weights).start(
+                    self.n_clusters, self.init, seed, say_nothing
+                )
+            centers = start
+            sums, totals = np.zeros(centers.shape), np.zeros(len(centers))
+        run = self._run(points, weights)
+        batch_sums, batch_totals, _ = run.sums(run.assign(centers), len(centers))
+        sums, totals = sums + batch_sums, totals + batch_totals
+        known = totals > 0
+        moved = centers.copy()
+        moved[known] = sums[known] / totals[known, np.newaxis]
+        if self.metric == "cosine":
+            moved[known] = normalized(moved[known])
+        labels = run.assign(moved)
+        self._become(
+            cluster_centers_=moved,
+            labels_=labels,
+            inertia_=run.inertia(labels, moved),
+            n_features_in_=points.shape[1],
+            n_steps_=getattr(self, "n_steps_", 0) + 1,
+            _sums=sums,
+            _totals=totals,
+        )
         return self
+
+    def _learned(self) -> tuple[Floats, Doubles, Doubles]:
+        """Return the centroids, and the sums and weights of what was assigned to them."""
+        centers, sums, totals = self.cluster_centers_, self._sums, self._totals
+        if totals is None:
+            totals = np.zeros(len(centers))
+        return centers, centers * totals[:, np.newaxis] if sums is None else sums, totals
 
     def predict(self, X: Any) -> Labels:
         """Return the label of each point's nearest centroid.
@@ -228,15 +464,72 @@ class KMeans:
         ValueError
             If the model is not fitted, or `X` does not fit.
         """
-        if not hasattr(self, "cluster_centers_"):
-            raise ValueError("KMeans: expected a fitted model, call fit first")
-        points = self._points(X, dim=self.n_features_in_)
+        points = self._fitted_points(X)
         threads = resolve_threads(self.n_threads)
-        return _assign(points, self.cluster_centers_, self.metric, self.kernels, threads)
+        return nearest(points, self.cluster_centers_, self.metric, self.kernels, threads)
 
     def fit_predict(self, X: Any, *, sample_weight: Any = None) -> Labels:
         """Fit, and return `labels_`; parameters and errors are those of `fit`."""
         return self.fit(X, sample_weight=sample_weight).labels_
+
+    def transform(self, X: Any) -> Floats:
+        """Return the distance of every point to every centroid.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_clusters)
+            Euclidean distances, as scikit-learn has them: not squared, unlike `inertia_` and all
+            else here. For the cosine 1 - cos.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `predict` does.
+        """
+        points = self._fitted_points(X)
+        threads = resolve_threads(self.n_threads)
+        centers = self.cluster_centers_
+        distances = np.empty((len(points), len(centers)), dtype=np.float32)
+        at_once = max(1, _TILE // len(centers))
+        everyone = np.tile(np.arange(len(centers)), (min(at_once, len(points)), 1))
+        for begin in range(0, len(points), at_once):
+            tile, part = points[begin : begin + at_once], distances[begin : begin + at_once]
+            ids = everyone[: len(tile)]
+            _native.score_lists(self.kernels, self.metric, tile, centers, ids, part, threads)
+            if self.metric == "l2":
+                np.sqrt(part, out=part)
+        return distances
+
+    def fit_transform(self, X: Any, *, sample_weight: Any = None) -> Floats:
+        """Fit, and return what `transform` does; parameters and errors are those of both."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def score(self, X: Any, *, sample_weight: Any = None) -> float:
+        """Return minus the inertia of points: larger is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+        sample_weight : array-like of shape (n,), optional
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `predict` does, and for weights that `fit` would refuse.
+        """
+        points = self._fitted_points(X)
+        weights = None if sample_weight is None else _check_weights(sample_weight, len(points))
+        run = Run(points, weights, self.metric, self.kernels, resolve_threads(self.n_threads))
+        return -run.inertia(run.assign(self.cluster_centers_), self.cluster_centers_)
+
+    def _fitted_points(self, X: Any) -> Floats:
+        if not hasattr(self, "cluster_centers_"):
+            raise ValueError(f"{type(self).__name__}: expected a fitted model, call fit first")
+        return self._points(X, dim=self.n_features_in_)
 
     def _points(self, X: Any, dim: int | None = None) -> Floats:
         points = as_matrix(X, "X", dim=dim)
@@ -256,168 +549,8 @@ class KMeans:
         return f"KMeans(n_clusters={self.n_clusters}, metric={self.metric!r})"
 
 
-class _Run:
-    """Fixed points and settings of a fit."""
-
-    def __init__(
-        self, points: Floats, weights: _Weights, metric: str, kernels: Kernels, threads: int
-    ) -> None:
-        self.points = points
-        self.weights = weights
-        self.metric = metric
-        self.kernels = kernels
-        self.threads = threads
-
-    def mean_variance(self) -> float:
-        """Mean over the dimensions of the points' variance."""
-        center = np.empty((1, self.points.shape[1]), dtype=np.float32)
-        _native.mean(self.points, center[0])
-        return _ordered_sum(self.distances_to(center[0])) / self.points.size
-
-    def distances_to(self, center: Floats) -> npt.NDArray[np.float64]:
-        """Squared L2 distance of every point to one centre."""
-        everyone = np.arange(len(self.points), dtype=np.int64)[np.newaxis]
-        distances = np.empty(everyone.shape, dtype=np.float32)
-        _native.score_lists(
-            self.kernels, "l2", center[np.newaxis], self.points, everyone, distances, self.threads
-        )
-        exact: npt.NDArray[np.float64] = distances[0].astype(np.float64)
-        return exact
-
-    def initial(self, k: int, init: str, seed: int, report: Progress) -> Floats:
-        n = len(self.points)
-        if init == "random":
-            return self.points[draws.permutation(seed, "kmeans", n)[:k]].copy()
-        uniforms = draws.uniforms(seed, "kmeans", k)
-        return self.points[self._plus_plus(k, uniforms, report)].copy()
-
-    def _plus_plus(self, k: int, uniforms: npt.NDArray[np.float64], report: Progress) -> list[int]:
-        """k-means++ (Arthur & Vassilvitskii 2007): each next one in proportion to its distance."""
-        n = len(self.points)
-        weights = np.ones(n) if self.weights is None else self.weights
-        nearest = np.full(n, np.inf)
-        chance = weights
-        chosen: list[int] = []
-        taken: set[int] = set()
-        unchosen = 0
-        for u in uniforms:
-            cumulative = np.cumsum(chance)
-            if cumulative[-1] > 0:
-                at = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-                at = min(at, int(np.searchsorted(cumulative, cumulative[-1])))
-            else:
-                # Fewer distinct points than clusters: any that is left will do.
-                while unchosen in taken:
-                    unchosen += 1
-                at = unchosen
-            chosen.append(at)
-            taken.add(at)
-            np.minimum(nearest, self.distances_to(self.points[at]), out=nearest)
-            chance = weights * nearest
-            report("starting", len(chosen), k)
-        return chosen
-
-    def lloyd(
-        self, centers: Floats, max_iter: int, tolerance: float, report: Progress
-    ) -> tuple[Floats, Labels, float, int]:
-        """Alternate assignment and means; return centroids, labels, inertia and iterations."""
-        labels = self.assign(centers)
-        n_iter = 0
-        while n_iter < max_iter:
-            report("iterating", n_iter, max_iter)
-            n_iter += 1
-            moved = self.means(labels, centers)
-            shift = (moved.astype(np.float64) - centers).ravel()
-            centers = moved
-            before = labels
-            labels = self.assign(centers)
-            if np.array_equal(labels, before) or _ordered_sum(shift * shift) <= tolerance:
-                break
-        report("iterating", max_iter, max_iter)
-        distances = self.distances(labels, centers)
-        weighted = distances if self.weights is None else distances * self.weights
-        return centers, labels, _ordered_sum(weighted), n_iter
-
-    def assign(self, centers: Floats) -> Labels:
-        return _assign(self.points, centers, self.metric, self.kernels, self.threads)
-
-    def distances(self, labels: Labels, centers: Floats) -> npt.NDArray[np.float64]:
-        """Distance of every point to the centroid that its label names."""
-        found = np.empty((len(labels), 1), dtype=np.float32)
-        named = labels.astype(np.int64)[:, np.newaxis]
-        _native.score_lists(
-            self.kernels, self.metric, self.points, centers, named, found, self.threads
-        )
-        exact: npt.NDArray[np.float64] = found[:, 0].astype(np.float64)
-        return exact
-
-    def means(self, labels: Labels, centers: Floats) -> Floats:
-        """Mean of every cluster; an empty one takes over the point that lies farthest."""
-        k = len(centers)
-        sums, totals, counts = self.sums(labels, k)
-        if (totals <= 0).any():
-            labels = self.refill(labels, self.distances(labels, centers), totals, counts)
-            sums, totals, counts = self.sums(labels, k)
-        still_empty = totals <= 0
-        totals[still_empty] = 1
-        means = (sums / totals[:, np.newaxis]).astype(np.float32)
-        if still_empty.any():
-            # Fewer points than clusters: repeat one, its twin's smaller number wins every tie.
-            means[still_empty] = self.points[0]
-        return normalized(means) if self.metric == "cosine" else means
-
-    def sums(
-        self, labels: Labels, k: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Sum, total weight and number of the points of every cluster."""
-        sums = np.empty((k, self.points.shape[1]), dtype=np.float64)
-        totals = np.empty(k, dtype=np.float64)
-        counts = np.empty(k, dtype=np.int64)
-        _native.cluster_sums(
-            self.kernels, self.points, labels, self.weights, sums, totals, counts, self.threads
-        )
-        return sums, totals, counts
-
-    def refill(
-        self,
-        labels: Labels,
-        distances: npt.NDArray[np.float64],
-        totals: npt.NDArray[np.float64],
-        counts: npt.NDArray[np.int64],
-    ) -> Labels:
-        """Labels with the farthest points moved to the empty clusters; equals go by their number.
-
-        Points without weight do not count, and a cluster never gives its last point away.
-        """
-        weighty = np.ones(len(labels), dtype=bool) if self.weights is None else self.weights > 0
-        left = (
-            counts if self.weights is None else np.bincount(labels[weighty], minlength=len(counts))
-        )
-        left = left.copy()
-        candidates = np.flatnonzero(weighty)
-        farthest = iter(candidates[np.argsort(-distances[candidates], kind="stable")])
-        refilled = labels.copy()
-        for cluster in np.flatnonzero(totals <= 0):
-            point = next((p for p in farthest if left[labels[p]] > 1), None)
-            if point is None:
-                break
-            left[labels[point]] -= 1
-            refilled[point] = cluster
-        return refilled
-
-
-def _assign(
-    points: Floats,
-    centers: Floats,
-    metric: str,
-    kernels: Kernels,
-    threads: int,
-    distances: Floats | None = None,
-) -> Labels:
-    """Return labels; the distances are only computed if there is an array for them."""
-    labels = np.empty(len(points), dtype=np.int32)
-    _native.assign(kernels, metric, points, centers, labels, distances, threads)
-    return labels
+def _check_count(value: Any, name: str) -> int | None:
+    return None if value is None else check_int(value, name, low=1, high=2**62)
 
 
 def _check_weights(sample_weight: Any, n: int) -> _Weights:
@@ -440,8 +573,3 @@ def _check_weights(sample_weight: Any, n: int) -> _Weights:
             f"sample_weight: expected weights of at most {_MAX_WEIGHT:.0e} in all, got {total}"
         )
     return weights
-
-
-def _ordered_sum(values: npt.NDArray[Any]) -> float:
-    """Sum in index order: NumPy's own sum may add in another order on another CPU."""
-    return float(np.cumsum(values, dtype=np.float64)[-1]) if len(values) > 0 else 0.0
