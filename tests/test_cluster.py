@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import lanewise as lw
-from lanewise import KMeans, draws, oracle
+from lanewise import KMeans, _native, draws, oracle
 from lanewise.cluster import assign
 
 METRICS = ("l2", "cosine")
@@ -683,3 +683,26 @@ def test_labels_are_those_of_canonical_distances(rng, kernels, spread, metric):
     table = lw.Flat(9, metric, kernels=kernels).add(centroids).score(X, everyone)
     assert np.array_equal(labels, table.argmin(axis=1))
     assert np.array_equal(distances, table.min(axis=1))
+
+
+def test_data_with_gaps_is_fitted_as_any_other(rng, monkeypatch):
+    """Points that meet few of the centroids get the labels of those that meet all."""
+    k, dim = 130, 16
+    place = rng.integers(-40, 40, (9, dim)).astype(np.float32) * 50
+    X = place[rng.integers(9, size=50 * k)] + rng.standard_normal((50 * k, dim), dtype=np.float32)
+    native, shares = _native.assign, []
+
+    def assign(*arguments):
+        shares.append(native(*arguments))
+        return shares[-1]
+
+    def plain(*arguments):
+        return native(*arguments[:7])
+
+    fits = []
+    for function in (assign, plain):
+        monkeypatch.setattr(_native, "assign", function)
+        fits.append(KMeans(k, init=X[:k], max_iter=7, tol=0).fit(X))
+    assert min(shares) < 0.5
+    for name in ("cluster_centers_", "labels_"):
+        assert getattr(fits[0], name).tobytes() == getattr(fits[1], name).tobytes()

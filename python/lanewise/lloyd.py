@@ -155,13 +155,19 @@ class Run:
         """
         labels = self.assign(centers)
         go_on = True
-        n_iter = 0
+        n_iter = guess_at = 0
         while go_on and n_iter < max_iter:
             report("iterating", n_iter, max_iter)
             moved = self.means(labels, centers)
             steps = (moved.astype(np.float64) - centers).ravel()
             shift = float(np.cumsum(steps * steps)[-1])
-            before, labels = labels, self.assign(moved)
+            before = labels
+            if n_iter < guess_at or self.max_size is not None or self.metric != "l2":
+                labels = self.assign(moved)
+            else:
+                labels, share = self._assign_with_guesses(moved, before)
+                # Data without gaps is asked again, but ever more seldom.
+                guess_at = 2 * n_iter + 2 if share == 1 else 0
             centers = moved
             n_iter += 1
             self.current = Solution(centers, labels, n_iter)
@@ -178,6 +184,14 @@ class Run:
         if self.max_size is None:
             return nearest(self.points, centers, self.metric, self.kernels, self.threads)
         return self._assign_with_room(centers, self.max_size)
+
+    def _assign_with_guesses(self, centers: Floats, guesses: Labels) -> tuple[Labels, float]:
+        """Return labels, and the share of the centroids that points had to meet."""
+        labels = np.empty(len(self.points), dtype=np.int32)
+        share = _native.assign(
+            self.kernels, "l2", self.points, centers, labels, None, self.threads, guesses
+        )
+        return labels, share
 
     def _assign_with_room(self, centers: Floats, max_size: int) -> Labels:
         """In rounds: who has no cluster asks the nearest that has room, which takes the nearest.
