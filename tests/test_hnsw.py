@@ -9,7 +9,9 @@ import pytest
 from cases import assert_same_bytes
 
 import lanewise as lw
-from lanewise import oracle
+from lanewise import _native, oracle
+from lanewise.canonical import normalized
+from lanewise.graph import GraphCodes
 
 hnswlib = pytest.importorskip("hnswlib")
 
@@ -36,9 +38,22 @@ def in_order(labels, distances):
     return np.take_along_axis(distances, order, 1), np.take_along_axis(labels, order, 1)
 
 
-@every_metric
+def canonical(index, Q, ids):
+    """Distances of the index's rows, as `Flat.score` computes them; inf where the id is -1."""
+    scored = np.empty(ids.shape, dtype=np.float32)
+    rows = np.searchsorted(index.ids, ids, sorter=np.argsort(index.ids))
+    rows = np.where(ids < 0, -1, np.argsort(index.ids)[np.minimum(rows, len(index) - 1)])
+    Q = np.ascontiguousarray(Q, dtype=np.float32)
+    Q = normalized(Q) if index.metric == "cosine" else Q
+    rows_of = np.ascontiguousarray(index.rows)
+    _native.score_lists(cases.SCALAR, index.metric, Q, rows_of, rows, scored, 1)
+    return scored
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_gives_what_the_graph_gives(rng, metric, k):
+    """Where distances are exact, hnswlib's answer to the last tie."""
     X, Q = whole_numbers(rng, 300), whole_numbers(rng, 8)
     raw = raw_index(X, metric)
     raw.set_ef(50)
@@ -54,6 +69,134 @@ def test_gives_what_the_graph_gives(rng, metric, k):
     ties = got.distances[:, 1:] == got.distances[:, :-1]
     assert ties.any() or k < 40, "ties must be among the cases"
     assert (got.ids[:, 1:][ties] > got.ids[:, :-1][ties]).all()
+
+
+@every_metric
+@pytest.mark.parametrize("dim", [5, 16, 40, 100])
+def test_finds_what_hnswlib_finds(rng, metric, dim):
+    """Where no two distances come near each other; its roundings are others than ours."""
+    X = rng.standard_normal((400, dim), dtype=np.float32)
+    Q = rng.standard_normal((20, dim), dtype=np.float32)
+    raw = raw_index(X, metric)
+    gone = rng.permutation(400)[:60]
+    for turn in range(2):
+        index = lw.HNSW(raw)
+        raw.set_ef(30)
+        labels, _ = raw.knn_query(Q, k=10, num_threads=1)
+        got = index.search(Q, 10, ef=30)
+        assert_same_bytes(got.ids, labels.astype(np.int64))
+        assert_same_bytes(got.distances, canonical(index, Q, got.ids))
+        allowed = np.flatnonzero(np.arange(400) % 3 > 0)
+        labels, _ = raw.knn_query(Q, k=10, num_threads=1, filter=lambda i: i % 3 > 0)
+        mask = np.isin(np.arange(400), allowed)
+        for form in (allowed, mask, np.packbits(mask, bitorder="little"), mask.tolist()):
+            found = index.search(Q, 10, ef=30, filter=form).ids
+            assert_same_bytes(found, labels.astype(np.int64))
+        if turn == 0:
+            for label in gone:
+                raw.mark_deleted(label)
+    assert not np.isin(got.ids, gone).any()
+
+
+@every_metric
+@pytest.mark.parametrize("storage", ["f32", "sq8", "sq4"])
+def test_walks_as_the_paper_has_it(rng, metric, storage):
+    """Same ids and same work as the oracle, on the distances that steer."""
+    X = rng.standard_normal((300, 20), dtype=np.float32)
+    Q = rng.standard_normal((6, 20), dtype=np.float32)
+    rows = lw.Flat(20, metric).add(X).rows
+    graph = cases.nearest_graph(rows, metric)
+    index = lw.HNSW._made(graph, storage, None, None, None)
+    links = cases.links_of(graph)
+    some = np.arange(0, 300, 4)
+    units = lw.Flat(20, metric).add(Q).rows
+    for ef in (1, 7, 40):
+        k = min(ef, 10)
+        for allowed in (None, some):
+            got = index.search(Q, k, ef=ef, filter=allowed)
+            assert_same_bytes(got.distances, canonical(index, Q, got.ids))
+            for q, query in enumerate(units):
+                steer = steered(index, query)
+                found, stats = oracle.graph_search(
+                    links, graph.enter, steer, k if storage == "f32" else ef, ef, allowed
+                )
+                exact = canonical(index, Q[q : q + 1], np.array([found]))[0]
+                order = np.lexsort((found, exact))[:k]
+                ids = np.full(k, -1)
+                ids[: len(order)] = np.array(found)[order]
+                assert got.ids[q].tolist() == ids.tolist()
+                assert {name: int(got.stats[name][q]) for name in stats} == stats
+
+
+def steered(index, query):
+    """Distances that steer a search: of the rows, or of what codes say of them."""
+    snapshot = index._snapshot
+    rows = snapshot.graph.rows.astype(np.float64)
+    codes = snapshot.codes
+    z = np.zeros(rows.shape[1])
+    z[: len(query)] = query
+    if codes is None:
+        return ((rows - z) ** 2).sum(axis=1) if index.metric == "l2" else -(rows @ z)
+    table = decoded(codes, rows.shape)
+    if index.metric == "l2":
+        z -= codes.center
+    z *= codes.step
+    fine = np.rint(z / np.abs(z).max() * 127)
+    products = (table.astype(np.int64) @ fine.astype(np.int64)).astype(np.float32)
+    weight = np.float32((2 if index.metric == "l2" else 1) * np.abs(z).max() / 127)
+    return codes.base - weight * products
+
+
+def decoded(codes, shape):
+    """Codes as numbers, shape (n, dim)."""
+    table = codes.codes[:-64].reshape(shape[0], -1)
+    if codes.bits == 8:
+        return table[:, : shape[1]]
+    stretches = table.view(np.uint8).reshape(shape[0], -1, 1, 64)
+    halves = np.concatenate((stretches & 15, stretches >> 4), axis=2)
+    return halves.reshape(shape[0], -1)[:, : shape[1]].astype(np.int8) - 8
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", cases.DATA)
+def test_codes_are_near_their_rows(rng, bits, kind):
+    X = cases.DATA[kind](rng, (200, 20))
+    codes = GraphCodes.made(X, bits, False, lambda *step: None)
+    table = decoded(codes, X.shape)
+    low, high = (-127, 127) if bits == 8 else (-8, 7)
+    assert table.min() >= low
+    assert table.max() <= high
+    step, center = codes.step.astype(np.float64), codes.center.astype(np.float64)
+    error = np.abs(center + step * table - X)
+    steps = (X - center) / np.where(step > 0, step, 1)
+    inside = (steps >= low - 0.5) & (steps <= high + 0.5)
+    # Half a step, and what center and the difference are rounded by.
+    most = 0.5 * step + 2.0**-22 * (np.abs(center) + np.abs(X)) + np.finfo(np.float32).tiny
+    assert (error <= most)[inside].all()
+    assert inside.mean() >= (0.99 if bits == 8 else 0.95)
+    norms = ((step * table) ** 2).sum(axis=1)
+    bound = 4 * oracle.gamma(4) * norms + 20 * 2.0**-149
+    assert (np.abs(codes.base - norms) <= bound).all()
+
+
+@pytest.mark.parametrize("storage", ["sq8", "sq4"])
+@every_metric
+def test_codes_find_nearly_the_same(rng, metric, storage):
+    X = rng.standard_normal((1000, 24), dtype=np.float32)
+    raw = raw_index(X, metric)
+    floats, coded = lw.HNSW(raw), lw.HNSW(raw, storage=storage)
+    Q = rng.standard_normal((40, 24), dtype=np.float32)
+    expected, got = floats.search(Q, 10, ef=100), coded.search(Q, 10, ef=100)
+    shared = np.mean(
+        [len(np.intersect1d(*pair)) for pair in zip(expected.ids, got.ids, strict=True)]
+    )
+    assert shared >= 9.8
+    assert (got.stats["settled"] == 100).all()
+    few = coded.search(Q, 10, ef=100, rerank=10)
+    assert (few.stats["settled"] == 10).all()
+    assert_same_bytes(few.distances, canonical(coded, Q, few.ids))
+    wide = coded.search(Q, 10, ef=100, rerank=5000)
+    assert_same_bytes(wide.ids, got.ids)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -138,6 +281,8 @@ def test_elements_added_later_are_found(rng):
     index = lw.HNSW(raw)
     assert len(index) == 30
     raw.add_items(X[30:], np.arange(30, 60), num_threads=1)
+    assert len(index) == 30
+    assert index.refresh(raw) is index
     assert len(index) == 60
     assert index.search(X[:1], 60, ef=60).ids.max() >= 30
 
@@ -153,8 +298,8 @@ def test_build_is_hnswlib_with_one_thread(rng, metric):
     raw.add_items(X, np.arange(1203), num_threads=1)
     expected = tuple(lw.HNSW(raw).search(Q, 5))
     added = []
-    index = lw.HNSW.build(X, metric, progress=added.append, **options)
-    assert sum(added) == 1203
+    index = lw.HNSW.build(X, metric, progress=lambda *step: added.append(step), **options)
+    assert added == [("building", n, 1203) for n in (0, 1000, 1203)]
     assert (len(index), index.dim, index.metric) == (1203, 16, metric)
     assert repr(index) == f"HNSW(dim=16, metric={metric!r}, n=1203)"
     assert_same_bytes(tuple(index.search(Q, 5)), expected)
@@ -174,13 +319,13 @@ def test_the_width_of_a_search_is_its_own(rng):
     assert not np.array_equal(narrow[1], wide[1])
     assert_same_bytes(tuple(index.search(Q, 5, ef=1)), narrow)
     # By default it is the index's own, which nothing here changes, but never less than k.
-    index.index.set_ef(400)
+    index.ef = 400
     assert_same_bytes(tuple(index.search(Q, 5, ef=5)), narrow)
     assert_same_bytes(tuple(index.search(Q, 5)), wide)
-    index.index.set_ef(1)
+    index.ef = 1
     assert_same_bytes(tuple(index.search(Q, 5)), narrow)
     assert_same_bytes(tuple(index.search(Q, 5, ef=400)), wide)
-    assert index.index.ef == 1
+    assert index.ef == 1
     wrong = []
 
     def search(ef, expected):

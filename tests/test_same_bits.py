@@ -6,6 +6,7 @@ and any number of threads, must make them again.
 
 import hashlib
 
+import cases
 import numpy as np
 import pytest
 
@@ -43,6 +44,13 @@ DIGESTS = {
     "plan-stratified": "5a6c5475cb4a22ea",
     "plan-owner": "df4a68663ab99a75",
     "lanes": "0129179be8c927ea",
+    "graph-l2-f32": "ddb9e455561225c8",
+    "graph-ip-f32": "f0e66c3b81fefe8d",
+    "graph-cosine-f32": "96bf582f3d29e54e",
+    "graph-l2-sq8": "3566b86c7d1f28ee",
+    "graph-ip-sq8": "b4044131c04e3db4",
+    "graph-l2-sq4": "002abc67594e04a1",
+    "graph-cosine-sq4": "05d00dbc598dea1f",
 }
 
 
@@ -102,6 +110,14 @@ def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_th
         index = lw.IVF(40, 9, n_probe=3, train_iterations=5, storage=storage, **how)
         mask = base[:, 0] < 1 if variant == "filter" else None
         return list(index.train(base).add(base).search(queries, 10, filter=mask))
+    if kind == "graph":
+        metric, storage = variants
+        rows = lw.Flat(40, metric).add(base).rows
+        index = lw.HNSW._made(cases.nearest_graph(rows, metric), storage, None, **how)
+        found = index.search(queries, 10, ef=20)
+        some = index.search(queries, 10, ef=30, filter=np.arange(0, 700, 3))
+        lane = index.pool(queries, 10, ef=30, lane=1, n_lanes=3)
+        return [*found, *found.stats.values(), *some, *some.stats.values(), lane]
     pool = lw.Flat(40, **how).add(base).pool(queries, 32)
     if kind == "plan":
         keys = lw.lanes.query_keys(queries)

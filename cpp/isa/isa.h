@@ -23,6 +23,7 @@
 #pragma once
 
 #include "../kernels.h"
+#include "../prefetch.h"
 
 #define LW_ISA_ID_scalar 1
 #define LW_ISA_ID_avx2 2
@@ -38,10 +39,8 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define LW_INLINE __forceinline
-#define LW_PREFETCH(address)
 #else
 #define LW_INLINE inline __attribute__((always_inline))
-#define LW_PREFETCH(address) __builtin_prefetch(address)
 #endif
 
 namespace lw::LW_ISA {

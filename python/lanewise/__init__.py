@@ -4,7 +4,7 @@ Where to find what
 ------------------
 `Flat`            exact and early-terminated search over all rows
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
-`HNSW`            an hnswlib graph as a source of candidates
+`HNSW`            search of a graph that hnswlib built
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
 `datasets`        vectors from files
