@@ -12,9 +12,8 @@
 namespace lw {
 
 constexpr std::size_t kLine = 64;
-// Rows and codes that are asked for before the first is scored; the kernels ask for the others.
-constexpr std::size_t kAskedFor = 8;
-constexpr std::size_t kMostLines = 16;
+// Lines of each row that are asked for before the first is scored; the kernels ask for more of long ones.
+constexpr std::size_t kMostLines = 8;
 
 class GraphScratch {
  public:
@@ -47,6 +46,7 @@ class GraphScratch {
   std::vector<std::int32_t> products;
   std::vector<std::uint64_t> counters, words0, words1;
   std::vector<std::int8_t> query_codes;
+  std::vector<double> weighted;
   std::vector<std::int64_t> rows;
   std::vector<float> exact;
 
@@ -101,6 +101,12 @@ class ByRows {
   std::size_t n_asked_for_;
 };
 
+// The nearest whole number, the even one of two, of what is below 2^31: without a call for each.
+int nearest(double x) {
+  constexpr double kWholeFrom = 0x1.8p52;
+  return static_cast<int>((x + kWholeFrom) - kWholeFrom);
+}
+
 // The same, less what is equal for all rows, estimated from codes: integer products, and one fused step for each.
 class ByCodes {
  public:
@@ -109,20 +115,20 @@ class ByCodes {
         codes_(*graph.codes),
         query_codes_(scratch.query_codes),
         products_(scratch.products),
+        weighted_(scratch.weighted),
         n_asked_for_(std::min(kMostLines, (codes_.stride + kLine - 1) / kLine)) {
     const bool l2 = graph.metric == Metric::kL2;
-    const auto weighted = [&](std::size_t d) {
-      const double q = static_cast<double>(query[d]) - (l2 ? static_cast<double>(codes_.center[d]) : 0.0);
-      return q * static_cast<double>(codes_.step[d]);
-    };
+    weighted_.resize(graph.dim);
     double largest = 0.0;
-    for (std::size_t d = 0; d < graph.dim; ++d) largest = std::max(largest, std::abs(weighted(d)));
+    for (std::size_t d = 0; d < graph.dim; ++d) {
+      const double q = static_cast<double>(query[d]) - (l2 ? static_cast<double>(codes_.center[d]) : 0.0);
+      weighted_[d] = q * static_cast<double>(codes_.step[d]);
+      largest = std::max(largest, std::abs(weighted_[d]));
+    }
     query_codes_.assign(codes_.n_codes(), 0);
-    if (largest > 0.0) {
-      for (std::size_t d = 0; d < graph.dim; ++d) {
-        query_codes_[d] = static_cast<std::int8_t>(std::lrint(weighted(d) / largest * 127.0));
-        sum_ += query_codes_[d];
-      }
+    for (std::size_t d = 0; d < graph.dim && largest > 0.0; ++d) {
+      query_codes_[d] = static_cast<std::int8_t>(nearest(weighted_[d] / largest * 127.0));
+      sum_ += query_codes_[d];
     }
     weight_ = static_cast<float>((l2 ? 2.0 : 1.0) * largest / 127.0);
   }
@@ -145,6 +151,7 @@ class ByCodes {
   const GraphCodes& codes_;
   std::vector<std::int8_t>& query_codes_;
   std::vector<std::int32_t>& products_;
+  std::vector<double>& weighted_;
   std::size_t n_asked_for_;
   std::int32_t sum_ = 0;
   float weight_;
@@ -188,7 +195,6 @@ class Walk {
         std::size_t n = 0;
         for (; n < graph_.max_m && links[n] != kNoLink; ++n) {
           ids[n] = links[n];
-          if (n < kAskedFor) steer_.ask_for(ids[n]);
         }
         ++stats_.hops;
         const float* const distances = score(n);
@@ -230,12 +236,12 @@ class Walk {
       candidates.pop();
       const std::uint32_t* const links = graph_.links + std::size_t{node.id} * graph_.max_m0;
       std::size_t n = 0;
+      // Whether a neighbour was seen is as good as random: a branch on it would be guessed wrong too often.
       for (std::size_t i = 0; i < graph_.max_m0 && links[i] != kNoLink; ++i) {
         const std::uint32_t id = links[i];
-        if (visited[id] == generation) continue;
+        fresh[n] = id;
+        n += visited[id] != generation ? 1 : 0;
         visited[id] = generation;
-        if (n < kAskedFor) steer_.ask_for(id);
-        fresh[n++] = id;
       }
       ++stats_.expanded;
       // The likely next one: its links come while these are scored.
@@ -263,6 +269,7 @@ class Walk {
 
   // Distances of the first n that are fresh.
   const float* score(std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) steer_.ask_for(scratch_.fresh[i]);
     steer_.score(scratch_.fresh.data(), n, scratch_.distances.data());
     stats_.distances += n;
     return scratch_.distances.data();
