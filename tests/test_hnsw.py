@@ -1,7 +1,11 @@
 """HNSW: what the graph gives, with our conventions for distances, ties and what is missing."""
 
+import contextlib
 import pickle
+import struct
+import sys
 import threading
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -11,7 +15,8 @@ from cases import assert_same_bytes
 import lanewise as lw
 from lanewise import _native, oracle
 from lanewise.canonical import normalized
-from lanewise.graph import GraphCodes
+from lanewise.graph import NO_LINK, GraphCodes
+from lanewise.io import FileFormatError
 
 hnswlib = pytest.importorskip("hnswlib")
 
@@ -402,3 +407,326 @@ BUILD = [
 def test_wrong_building_is_named(options, error, name):
     with pytest.raises(error, match=f"^{name}: "):
         lw.HNSW.build(**{"X": np.eye(3), **options})
+
+
+# ------------------------------------------------------------------------------- life of a graph
+
+
+def same_answers(one, other, Q, **options):
+    assert_same_bytes(tuple(one.search(Q, 7, ef=30, **options)), tuple(other.search(Q, 7, ef=30)))
+
+
+def graph_of(rng, metric="l2", storage="f32", n=200, dim=15, labels=True):
+    """One with every feature: labels, deleted elements, levels, padded rows."""
+    X = rng.standard_normal((n, dim), dtype=np.float32)
+    names = 5 + 3 * rng.permutation(n) if labels else None
+    raw = raw_index(X, metric, names)
+    for label in [] if names is None else names[:9]:
+        raw.mark_deleted(label)
+    return lw.HNSW(raw, storage=storage)
+
+
+@every_metric
+def test_hnswlib_gets_it_back(rng, metric, tmp_path):
+    index = graph_of(rng, metric)
+    Q = rng.standard_normal((20, 15), dtype=np.float32)
+    expected = index.search(Q, 7, ef=30)
+    path = tmp_path / "graph.bin"
+    index.save_hnswlib(path)
+    loaded = hnswlib.Index(metric, 15)
+    loaded.load_index(str(path))
+    for raw in (index.to_hnswlib(), index.to_hnswlib(max_elements=500), loaded):
+        raw.set_ef(30)
+        labels, _ = raw.knn_query(Q, k=7, num_threads=1)
+        assert_same_bytes(labels.astype(np.int64), expected.ids)
+        same_answers(lw.HNSW(raw), index, Q)
+    back = lw.HNSW.load_hnswlib(path, metric, dim=15)
+    same_answers(back, index, Q)
+    again = tmp_path / "again.bin"
+    back.save_hnswlib(again)
+    assert path.read_bytes() == again.read_bytes()
+    loaded.save_index(str(tmp_path / "theirs.bin"))
+    same_answers(lw.HNSW.load_hnswlib(tmp_path / "theirs.bin", metric), index, Q)
+
+
+@pytest.mark.parametrize("storage", ["f32", "sq8", "sq4"])
+@every_metric
+def test_saved_and_loaded_it_answers_the_same(rng, metric, storage, tmp_path):
+    index = graph_of(rng, metric, storage)
+    index.ef = 17
+    Q = rng.standard_normal((20, 15), dtype=np.float32)
+    path = tmp_path / "graph.lw"
+    index.save(path)
+    for options in ({}, {"mmap": True}, {"mmap": True, "verify": False}):
+        twin = lw.HNSW.load(path, **options)
+        assert (twin.ef, twin.storage, twin.metric, len(twin)) == (17, storage, metric, 200)
+        assert isinstance(twin._snapshot.graph.rows, np.memmap) == ("mmap" in options)
+        assert (twin.nbytes, twin.hot_bytes) == (index.nbytes, index.hot_bytes)
+        same_answers(twin, index, Q)
+    same_answers(pickle.loads(pickle.dumps(index)), index, Q)
+    empty = lw.HNSW(raw_index(np.empty((0, 6), np.float32), metric, max_elements=10))
+    empty.save(path)
+    assert len(lw.HNSW.load(path)) == len(pickle.loads(pickle.dumps(empty))) == 0
+    empty.save_hnswlib(path)
+    assert len(lw.HNSW.load_hnswlib(path, metric)) == 0
+
+
+def test_what_is_added_is_found(rng):
+    X = rng.standard_normal((300, 8), dtype=np.float32)
+    index = lw.HNSW.build(X[:100], M=5, ef_construction=50, storage="sq8")
+    assert index.add(X[100:200]) is index
+    index.add(X[200:], np.arange(1000, 1100), progress=lambda *step: None)
+    index.add(np.empty((0, 8)))
+    assert index.ids.tolist() == [*range(200), *range(1000, 1100)]
+    found = index.search(X, 1, ef=300)
+    assert (found.ids[:, 0] == index.ids).all()
+    twin = lw.HNSW.build(X[:100], M=5, ef_construction=50).add(X[100:200])
+    twin.add(X[200:], np.arange(1000, 1100))
+    assert_same_bytes(index._snapshot.graph.links, twin._snapshot.graph.links)
+    for ids, words in (
+        ([1000, 3000], "1000 is there twice or in"),
+        ([7000, 7000], "7000"),
+        ([1], "2"),
+    ):
+        with pytest.raises(ValueError, match=f"^ids: .*{words}"):
+            index.add(X[:2], ids)
+    assert len(index) == 300
+    with pytest.raises(ValueError, match="largest"):
+        lw.HNSW.build(X[:2]).add(X[:1], [2**63 - 1]).add(X[:1])
+    raw = raw_index(X, "l2")
+    assert lw.HNSW.from_hnswlib(raw).refresh(raw).ids.tolist() == list(range(300))
+    with pytest.raises(ValueError, match=r"^index: expected metric 'ip', got 'l2'"):
+        lw.HNSW(raw_index(X, "ip")).refresh(raw)
+
+
+def test_rows_and_ids_are_views_of_no_harm(rng):
+    index = graph_of(rng)
+    with pytest.raises(ValueError, match="read-only"):
+        index.rows[0, 0] = 1
+    index.ids[0] = -7
+    assert index.ids.min() >= 0
+    assert index._snapshot.graph.rows.ctypes.data % 64 == 0
+
+
+def test_search_needs_no_hnswlib(rng, monkeypatch):
+    index = graph_of(rng, labels=False)
+    Q = rng.standard_normal((3, 15), dtype=np.float32)
+    expected = tuple(index.search(Q, 5))
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    assert_same_bytes(tuple(index.search(Q, 5)), expected)
+    for call in (index.to_hnswlib, lambda: index.add(Q), lambda: lw.HNSW.build(Q)):
+        with pytest.raises(ImportError, match=r"needs hnswlib: pip install"):
+            call()
+
+
+# ------------------------------------------------------------------------------------- lanes
+
+
+@pytest.mark.parametrize("storage", ["f32", "sq4"])
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
+def test_a_lane_collects_what_it_owns(rng, storage, alpha):
+    index = graph_of(rng, storage=storage)
+    Q = rng.standard_normal((5, 15), dtype=np.float32)
+    live = np.setdiff1d(index.ids, index.ids[index._snapshot.graph.deleted])
+    for key in (None, 77):
+        keys = lw.lanes.query_keys(Q) if key is None else key
+        everything = np.tile(live, (5, 1))
+        plan = lw.lanes.plan(
+            everything, keys, n_lanes=3, k_lane=200, scheme="owner", alpha=1.0 if alpha else 0.0
+        )
+        for lane in range(3):
+            pool = index.pool(Q, 20, ef=200, lane=lane, n_lanes=3, alpha=alpha, key=key)
+            if alpha == 0.5:
+                continue
+            for q in range(5):
+                owned = plan.ids[q, lane]
+                owned = owned[owned >= 0]
+                assert set(pool[q].tolist()) <= set(owned.tolist())
+                best = index.search(Q[q], 20, ef=200, filter=owned).ids[0]
+                assert pool[q].tolist() == best.tolist()
+    shared = [index.pool(Q, 20, ef=60, lane=lane, n_lanes=3, alpha=alpha) for lane in range(3)]
+    common = np.mean([len(np.intersect1d(a, b)) for a, b in zip(*shared[:2], strict=True)])
+    assert (common == 0, common == 20) == (alpha == 1.0, alpha == 0.0)
+
+
+def test_wrong_lanes_are_named(rng):
+    index = graph_of(rng)
+    for options, name in (
+        ({"lane": 3, "n_lanes": 3}, "lane"),
+        ({"lane": -1, "n_lanes": 3}, "lane"),
+        ({"n_lanes": 3}, "lane"),
+        ({"lane": 0, "n_lanes": 0}, "n_lanes"),
+        ({"lane": 0, "n_lanes": 2, "alpha": 2}, "alpha"),
+        ({"lane": 0, "n_lanes": 2, "key": b"short"}, "key"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            index.pool(np.zeros(15), 3, **options)
+
+
+# ---------------------------------------------------------------------------- hostile input
+
+
+def test_wrong_filters_and_reranks_are_named(rng):
+    index = graph_of(rng)
+    for wrong in (np.ones(3, dtype=bool), np.ones(3, dtype=np.uint8), [4], [-1]):
+        with pytest.raises(ValueError, match=r"^filter: "):
+            index.search(np.zeros(15), filter=wrong)
+    with pytest.raises(ValueError, match=r"^rerank: is for"):
+        index.search(np.zeros(15), rerank=20)
+    with pytest.raises(ValueError, match=r"^rerank: "):
+        graph_of(rng, storage="sq8").search(np.zeros(15), rerank=9)
+    with pytest.raises(ValueError, match=r"^storage: "):
+        lw.HNSW(raw_index(whole_numbers(rng, 3), "l2"), storage="f16")
+    with pytest.raises(ValueError, match=r"^index: expected an intact graph, expected an index"):
+        lw.HNSW(hnswlib.Index("l2", 3))
+
+
+def search_all(index):
+    """Walk wherever a damaged graph leads."""
+    Q = np.ones((3, index.dim), dtype=np.float32)
+    for width in (1, 300):
+        distances, ids = index.search(Q, 5, ef=width)
+        assert not np.isnan(distances).any()
+        assert np.isin(ids, [-1, *index.ids]).all()
+
+
+def damaged(rng, data, n):
+    """Yield copies of some bytes: cut, with more behind them, with bits flipped."""
+    for end in rng.integers(0, len(data), n):
+        yield data[:end]
+    yield data + b"\0"
+    front = np.concatenate((rng.integers(0, 96, n), rng.integers(0, len(data), 2 * n)))
+    for at in front:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << rng.integers(8)
+        yield bytes(flipped)
+    for _ in range(n):
+        at = rng.integers(0, len(data) - 8)
+        yield data[:at] + rng.bytes(8) + data[at + 8 :]
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_a_damaged_file_of_hnswlib_is_refused_or_harmless(rng, metric, tmp_path):
+    path = tmp_path / "graph.bin"
+    graph_of(rng, metric, n=60).save_hnswlib(path)
+    refused = harmless = 0
+    for data in damaged(rng, path.read_bytes(), 60):
+        path.write_bytes(data)
+        try:
+            index = lw.HNSW.load_hnswlib(path, metric)
+        except FileFormatError:
+            refused += 1
+            continue
+        search_all(index)
+        harmless += 1
+    assert refused > 100
+    assert harmless > 10
+
+
+@pytest.mark.parametrize("storage", ["f32", "sq4"])
+def test_a_damaged_file_of_ours_is_refused(rng, storage, tmp_path):
+    path = tmp_path / "graph.lw"
+    index = graph_of(rng, storage=storage, n=60)
+    index.save(path)
+    data = path.read_bytes()
+    Q = np.ones((3, index.dim), dtype=np.float32)
+    unread = 0
+    for wrong in damaged(rng, data, 30):
+        path.write_bytes(wrong)
+        with contextlib.suppress(FileFormatError):
+            same_answers(lw.HNSW.load(path), index, Q)
+            # Between two arrays there are bytes that nobody reads.
+            unread += 1
+    assert unread < 60
+
+
+def with_field(data, at, form, value):
+    changed = bytearray(data)
+    struct.pack_into(form, changed, at, *(value if isinstance(value, tuple) else (value,)))
+    return bytes(changed)
+
+
+HEADER = [
+    (0, "<Q", 8, "offset_level0"),
+    (8, "<Q", 3, "max_elements"),
+    (16, "<Q", 61, "max_elements"),
+    (8, "<2Q", (2**62, 2**62), "size"),
+    (8, "<2Q", (61, 61), "lists|size|labels|level"),
+    (24, "<Q", 2**63, "size_data_per_element"),
+    (32, "<Q", 2**40, "dim"),
+    (40, "<Q", 0, "size_data_per_element"),
+    (48, "<i", 77, "max_level"),
+    (52, "<I", 2**32 - 1, "enterpoint_node"),
+    (56, "<Q", 9, "max_M"),
+    (64, "<Q", 99, "max_M0"),
+    (72, "<Q", 2**33, "M"),
+    (80, "<d", float("nan"), "mult"),
+    (88, "<Q", 0, "ef_construction"),
+    (96, "<I", 17, "links of level 0"),
+    (96, "<I", 1 << 17, "level 0"),
+    (100, "<I", 60, "links"),
+    (100, "<I", 2**32 - 1, "links"),
+    (96 + 4 + 64, "<f", float("nan"), "rows"),
+    (96 + 4 + 64, "<f", 3e38, "rows"),
+    (96 + 4 + 64 + 60, "<Q", 2**63, "labels"),
+]
+
+
+@pytest.mark.parametrize(("at", "form", "value", "words"), HEADER)
+def test_what_is_wrong_in_a_file_of_hnswlib_is_named(rng, at, form, value, words, tmp_path):
+    path = tmp_path / "graph.bin"
+    graph_of(rng, n=60).save_hnswlib(path)
+    path.write_bytes(with_field(path.read_bytes(), at, form, value))
+    with pytest.raises(FileFormatError, match=f"expected a graph of hnswlib, .*({words})"):
+        lw.HNSW.load_hnswlib(path)
+
+
+def test_what_does_not_fit_is_refused(rng, tmp_path):
+    path = tmp_path / "graph.bin"
+    graph_of(rng, n=60).save_hnswlib(path)
+    with pytest.raises(FileFormatError, match="dim: expected 16, got 15"):
+        lw.HNSW.load_hnswlib(path, dim=16)
+    with pytest.raises(FileFormatError, match="rows: expected normalised ones"):
+        lw.HNSW.load_hnswlib(path, "cosine")
+    with pytest.raises(FileNotFoundError):
+        lw.HNSW.load_hnswlib(tmp_path / "none")
+    with pytest.raises(FileFormatError, match="regular file"):
+        lw.HNSW.load_hnswlib(tmp_path)
+    with pytest.raises(ValueError, match=r"^metric: "):
+        lw.HNSW.load_hnswlib(path, "dot")
+
+
+def test_links_that_lead_astray_are_refused(rng):
+    X = rng.standard_normal((60, 15), dtype=np.float32)
+    graph = cases.nearest_graph(X)
+    graph.check()
+
+    def changed(name, at, value):
+        array = getattr(graph, name).copy()
+        array[at] = value
+        return replace(graph, **{name: array})
+
+    for wrong, name in (
+        (changed("links", (3, 1), 60), "links"),
+        (changed("links", (3, 1), NO_LINK), "links of level 0"),
+        (changed("upper", (1, 0), 1), "links above level 0"),
+        (changed("upper", (1, 0), 60), "links"),
+        (changed("upper_begin", 5, 0), "upper_begin"),
+        (changed("upper_begin", 60, 9), "upper_begin"),
+        (changed("rows", (0, 0), np.inf), "rows"),
+        (changed("rows", (0, 15), 1), "rows"),
+        (replace(graph, enter=1), "enterpoint_node"),
+        (replace(graph, enter=60), "enterpoint_node"),
+        (replace(graph, labels=np.zeros(60, dtype=np.int64)), "labels"),
+        (replace(graph, links=graph.links[:, :-1]), "links"),
+        (replace(graph, ef=0), "ef"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            wrong.check()
+    for wrong in (
+        changed("links", (3, 1), 60),
+        changed("upper", (1, 0), 1),
+        replace(graph, enter=60),
+    ):
+        with pytest.raises(ValueError, match=r"^native call: graph"):
+            wrong.native()

@@ -135,6 +135,7 @@ class GraphArrays:
         if not state["index_inited"]:
             raise ValueError("expected an index that init_index or load_index has made")
         n = check_int(state["cur_element_count"], "cur_element_count", low=0, high=2**32 - 2)
+        _expect(n <= state["max_elements"], "max_elements", f"at least {n}", state["max_elements"])
         sizes = _Sizes.checked({name: int(state[name]) for name in _Sizes.names})
         level0 = np.asarray(state["data_level0"]).view(np.uint8)
         blocks = np.asarray(state["link_lists"]).view(np.uint8)
@@ -172,7 +173,8 @@ class GraphArrays:
         header = dict(zip(_HEADER_NAMES, values, strict=True))
         sizes = _Sizes.checked({name: header[name] for name in _Sizes.names})
         _expect(dim is None or dim == sizes.dim, "dim", dim, sizes.dim)
-        n = header["cur_element_count"]
+        n, room = header["cur_element_count"], header["max_elements"]
+        _expect(n <= room, "max_elements", f"at least {n}", room)
         end = _HEADER.size + n * sizes.element
         whole = n < 2**32 - 1 and end + 4 * n <= data.size
         _expect(whole, "size", f"{n} elements of {sizes.element} bytes", data.size)
