@@ -33,6 +33,7 @@ WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 RECALLS = (0.95, 0.99)
 STORAGES = ("f32", "sq8", "sq4")
 N_QUERIES = 1000
+N_COMPARED = 10_000  # queries whose ids are compared with hnswlib's
 
 HNSWLIB, SQ8, FLAT, USEARCH = "hnswlib", "FAISS HNSW, SQ8", "FAISS HNSW, flat", "usearch"
 TWO_THREADS = "f32, 2 threads"
@@ -207,8 +208,17 @@ class Found:
 
     vectors: data.Vectors
     curves: dict[str, Curve]
-    same: dict[int, int]
+    same: dict[int, int]  # queries of N_COMPARED, by ef
     nbytes: dict[str, int]
+
+
+def compared_queries(vectors: data.Vectors) -> np.ndarray:
+    """Return the queries there are, and rows with noise to make up the number."""
+    rng = np.random.default_rng(5)
+    n = N_COMPARED - len(vectors.queries)
+    rows = vectors.base[rng.integers(0, len(vectors.base), n)]
+    noise = rng.standard_normal(rows.shape, dtype=np.float32) * vectors.base[:1000].std() / 3
+    return np.concatenate((vectors.queries, rows + noise))
 
 
 def run(vectors: data.Vectors, options: argparse.Namespace) -> Found:
@@ -216,7 +226,6 @@ def run(vectors: data.Vectors, options: argparse.Namespace) -> Found:
     Q = vectors.queries
     searches = dict(contenders(graphs))
     curves = {who: Curve() for who in searches}
-    same = {}
     with peers.threads(1):
         for ef in WIDTHS:
             times: dict[str, list[float]] = {who: [] for who in searches}
@@ -233,7 +242,11 @@ def run(vectors: data.Vectors, options: argparse.Namespace) -> Found:
                 curve.seconds[ef] = float(np.median(times[who]))
                 curve.fastest[ef] = min(times[who])
                 curve.recall[ef] = vectors.recall(answers[who])
-            same[ef] = int((answers["f32"] == answers[HNSWLIB]).all(axis=1).sum())
+    asked = compared_queries(vectors)
+    same = {}
+    for ef in JUDGED:
+        ids, theirs = searches["f32"](asked, ef), searches[HNSWLIB](asked, ef)
+        same[ef] = int((ids == theirs).all(axis=1).sum())
     raw = graphs.hnswlib()
     nbytes = {HNSWLIB: raw.index_file_size()}
     nbytes |= {storage: lw.HNSW(raw, storage=storage).nbytes for storage in STORAGES}
@@ -266,9 +279,8 @@ def print_found(found: Found) -> None:
         head += [f"ef {ef}", "times", "recall"]
     head += [f"at recall {recall}" for recall in RECALLS]
     print(tabulate(table, head, "simple", disable_numparse=True))
-    n = len(found.vectors.queries)
-    print("\nqueries with hnswlib's very ids, f32:", end=" ")
-    print(", ".join(f"{found.same[ef]} of {n} at ef {ef}" for ef in JUDGED))
+    print(f"\nqueries of {N_COMPARED:,} with hnswlib's very ids, f32:", end=" ")
+    print(", ".join(f"{found.same[ef]:,} at ef {ef}" for ef in JUDGED))
     file = found.nbytes[HNSWLIB]
     print("bytes over those of hnswlib's file:", end=" ")
     print(", ".join(f"{who} {size / file:.3f}" for who, size in found.nbytes.items()), flush=True)
