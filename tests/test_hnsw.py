@@ -463,6 +463,7 @@ def test_saved_and_loaded_it_answers_the_same(rng, metric, storage, tmp_path):
         assert isinstance(twin._snapshot.graph.rows, np.memmap) == ("mmap" in options)
         assert (twin.nbytes, twin.hot_bytes) == (index.nbytes, index.hot_bytes)
         same_answers(twin, index, Q)
+        assert twin._snapshot.graph.rows.ctypes.data % 64 == 0
     same_answers(pickle.loads(pickle.dumps(index)), index, Q)
     empty = lw.HNSW(raw_index(np.empty((0, 6), np.float32), metric, max_elements=10))
     empty.save(path)
@@ -497,6 +498,26 @@ def test_what_is_added_is_found(rng):
     assert lw.HNSW.from_hnswlib(raw).refresh(raw).ids.tolist() == list(range(300))
     with pytest.raises(ValueError, match=r"^index: expected metric 'ip', got 'l2'"):
         lw.HNSW(raw_index(X, "ip")).refresh(raw)
+
+
+def test_an_empty_graph_grows(rng):
+    X = rng.standard_normal((40, 6), dtype=np.float32)
+    index = lw.HNSW(raw_index(X[:0], "l2", max_elements=1), storage="sq4").add(X)
+    assert (index.search(X, 1, ef=40).ids[:, 0] == np.arange(40)).all()
+
+
+@pytest.mark.parametrize("storage", ["sq8", "sq4"])
+@pytest.mark.parametrize("kind", [*cases.DATA, "longest"])
+def test_codes_bear_any_rows(rng, kind, storage, tmp_path):
+    """Answers are ranked exactly whatever steers; all elements are reached at last."""
+    make = cases.longest if kind == "longest" else cases.DATA[kind]
+    X = np.abs(make(rng, (90, 40)))
+    index = lw.HNSW._made(cases.nearest_graph(X), storage, None, None, None)
+    distances, ids = index.search(X[:5], 5, ef=90)
+    assert_same_bytes(distances, canonical(index, X[:5], ids))
+    assert (ids >= 0).all()
+    index.save(tmp_path / "graph.lw")
+    same_answers(lw.HNSW.load(tmp_path / "graph.lw"), index, X[:5])
 
 
 def test_rows_and_ids_are_views_of_no_harm(rng):
@@ -640,6 +661,29 @@ def test_a_damaged_file_of_ours_is_refused(rng, storage, tmp_path):
     assert unread < 60
 
 
+def test_lists_take_no_room_of_others():
+    """Each is a whole number of blocks, and together they are all that there is."""
+    good = np.array([8, 1, 2, 0, 4, 3], dtype="<u4")
+    for sizes, fits in (
+        (good, True),
+        ([16, 1, 2, 0, 4, 3], False),
+        ([20, 1, 2, 0, 4, 3], False),
+        ([2**32 - 4, 1, 2, 0, 4, 3], False),
+        ([8, 1, 2, 0, 0, 3], False),
+        ([9, 1, 2, 0, 4, 3], False),
+    ):
+        room = np.full(1024, 99, dtype=np.uint8)
+        counts = np.zeros(3, dtype=np.uint32)
+        lists = np.array(sizes, dtype="<u4").view(np.uint8)
+        assert _native.split_lists(lists, 4, counts, room[:12]) == fits
+        assert (room[12:] == 99).all()
+    counts = np.zeros(3, dtype=np.uint32)
+    blocks = np.empty(12, dtype=np.uint8)
+    assert _native.split_lists(good.view(np.uint8), 4, counts, blocks)
+    assert counts.tolist() == [2, 0, 1]
+    assert blocks.view("<u4").tolist() == [1, 2, 3]
+
+
 def with_field(data, at, form, value):
     changed = bytearray(data)
     struct.pack_into(form, changed, at, *(value if isinstance(value, tuple) else (value,)))
@@ -719,7 +763,7 @@ def test_links_that_lead_astray_are_refused(rng):
         (replace(graph, enter=60), "enterpoint_node"),
         (replace(graph, labels=np.zeros(60, dtype=np.int64)), "labels"),
         (replace(graph, links=graph.links[:, :-1]), "links"),
-        (replace(graph, ef=0), "ef"),
+        (replace(graph, ef=-1), "ef"),
     ):
         with pytest.raises(ValueError, match=f"^{name}"):
             wrong.check()

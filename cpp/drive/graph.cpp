@@ -27,10 +27,6 @@ class GraphScratch {
     counters.resize(most);
   }
 
-  bool fits(const Graph& graph) const {
-    return visited_.size() == graph.n && fresh.size() >= std::max(graph.max_m0, graph.max_m) + kCountersTogether;
-  }
-
   void forget() {
     if (++generation_ != 0) return;
     std::fill(visited_.begin(), visited_.end(), std::uint8_t{0});
@@ -63,7 +59,7 @@ std::unique_ptr<GraphScratch> GraphScratches::take(const Graph& graph) {
   if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock() && !idle_.empty()) {
     std::unique_ptr<GraphScratch> scratch = std::move(idle_.back());
     idle_.pop_back();
-    if (scratch->fits(graph)) return scratch;
+    return scratch;
   }
   return std::make_unique<GraphScratch>(graph);
 }
@@ -355,19 +351,21 @@ bool search_graph(const Kernels& kernels, const Graph& graph, const GraphRequest
 
 bool split_lists(const std::uint8_t* lists, std::size_t size, std::size_t n, std::size_t block_bytes,
                  std::uint32_t* n_blocks, std::uint8_t* blocks) {
-  std::size_t at = 0;
+  // What is left for blocks: no list may take the room of the sizes behind it.
+  if (size / sizeof(std::uint32_t) < n) return false;
+  std::size_t left = size - n * sizeof(std::uint32_t);
   for (std::size_t i = 0; i < n; ++i) {
     std::uint32_t bytes;
-    if (size - at < sizeof(bytes)) return false;
-    std::memcpy(&bytes, lists + at, sizeof(bytes));
-    at += sizeof(bytes);
-    if (bytes % block_bytes != 0 || bytes > size - at) return false;
+    std::memcpy(&bytes, lists, sizeof(bytes));
+    lists += sizeof(bytes);
+    if (bytes % block_bytes != 0 || bytes > left) return false;
     n_blocks[i] = static_cast<std::uint32_t>(bytes / block_bytes);
-    std::memcpy(blocks, lists + at, bytes);
+    std::memcpy(blocks, lists, bytes);
     blocks += bytes;
-    at += bytes;
+    lists += bytes;
+    left -= bytes;
   }
-  return at == size;
+  return left == 0;
 }
 
 }  // namespace lw

@@ -71,8 +71,8 @@ struct GraphRequest {
   const std::uint64_t* keys;  // [n_queries, 2], for the owner
 };
 
-// What searches write to while they run. They are kept for the next call: a list of who was visited is as long as the
-// graph, and a search looks at little of it.
+// What searches of one graph write to while they run. They are kept for the next call: a list of who was visited is as
+// long as the graph, and a search looks at little of it.
 class GraphScratch;
 class GraphScratches {
  public:

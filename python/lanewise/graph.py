@@ -15,7 +15,7 @@ from lanewise import _native
 from lanewise.arrays import check_finite, check_int, check_metric
 from lanewise.canonical import check_lengths
 
-__all__ = ["NO_LINK", "GraphArrays", "GraphCodes", "padded_dim"]
+__all__ = ["NO_LINK", "GraphArrays", "GraphCodes", "aligned", "padded_dim"]
 
 NO_LINK = np.uint32(2**32 - 1)
 
@@ -253,7 +253,7 @@ class GraphArrays:
         check_int(self.dim, "dim", low=1, high=2**24)
         check_int(self.M, "M", low=2, high=_MOST_LINKS)
         check_int(self.ef_construction, "ef_construction", low=1, high=2**31 - 1)
-        check_int(self.ef, "ef", low=1, high=2**63 - 1)
+        check_int(self.ef, "ef", low=0, high=2**63 - 1)
         check_int(self.seed, "seed", low=0, high=2**64 - 1)
         _expect(0 < self.mult < math.inf, "mult", "a positive number", self.mult)
         for name, dtype, shape in (
@@ -509,7 +509,8 @@ class GraphCodes:
             if not product:
                 m = some.stop - begin
                 _native.squared_norms((x * step).astype(np.float32), norms[:m])
-                base[some] = norms[:m]
+                # Beyond what float32 holds only for rows as long as they may be.
+                base[some] = np.minimum(norms[:m], np.finfo(np.float32).max)
             report("coding", some.stop, n)
         return cls(bits, codes, base, center, step)
 

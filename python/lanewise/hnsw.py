@@ -24,7 +24,7 @@ from lanewise.arrays import (
     packed_bits,
 )
 from lanewise.canonical import check_lengths, normalized
-from lanewise.graph import GraphArrays, GraphCodes, padded_dim
+from lanewise.graph import GraphArrays, GraphCodes, aligned, padded_dim
 from lanewise.kernels import Kernels, get
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.result import SearchResult
@@ -513,6 +513,10 @@ class HNSW:
         storage = parts.pop("storage")
         parts |= {name: a for name, a in arrays.items() if not name.startswith("codes.")}
         deleted = parts.pop("deleted", None)
+        rows = parts["rows"]
+        if not isinstance(rows, np.memmap) and rows.dtype == np.float32 and rows.ndim == 2:
+            parts["rows"] = aligned(rows.shape)
+            parts["rows"][:] = rows
         parts["deleted"] = None if deleted is None else deleted.astype(np.bool_)
         graph = GraphArrays(**{"labels": None, **parts})
         graph.check(check_rows)
