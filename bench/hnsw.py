@@ -137,7 +137,7 @@ class Graphs:
         return self._kept("usearch", build, lambda index, path: index.save(path), load)
 
 
-def contenders(graphs: Graphs) -> Iterator[tuple[str, Search]]:
+def contenders(graphs: Graphs, skipped: list[str]) -> Iterator[tuple[str, Search]]:
     """Yield all searches: hnswlib's first, ours of the same graph next."""
     raw = graphs.hnswlib()
 
@@ -155,8 +155,10 @@ def contenders(graphs: Graphs) -> Iterator[tuple[str, Search]]:
         else:
             yield f"{storage}, rerank 2 k", functools.partial(_ours, index, 2 * K, 1)
     for who in (SQ8, FLAT):
-        yield who, functools.partial(_faiss, graphs.faiss(who))
-    yield USEARCH, functools.partial(_usearch, graphs.usearch())
+        if "faiss" not in skipped:
+            yield who, functools.partial(_faiss, graphs.faiss(who))
+    if "usearch" not in skipped:
+        yield USEARCH, functools.partial(_usearch, graphs.usearch())
 
 
 def _ours(index: lw.HNSW, rerank: int | None, threads: int, Q: np.ndarray, ef: int) -> np.ndarray:
@@ -224,7 +226,7 @@ def compared_queries(vectors: data.Vectors) -> np.ndarray:
 def run(vectors: data.Vectors, options: argparse.Namespace) -> Found:
     graphs = Graphs(vectors, options.cache)
     Q = vectors.queries
-    searches = dict(contenders(graphs))
+    searches = dict(contenders(graphs, options.skip))
     curves = {who: Curve() for who in searches}
     with peers.threads(1):
         for ef in WIDTHS:
@@ -298,7 +300,7 @@ def targets(found: Found) -> Iterator[tuple[str, float, float | None]]:
         reached = {who: seconds for who, seconds in known.items() if seconds is not None}
         best = min(reached, key=reached.__getitem__, default=None)
         for other, asked in ((HNSWLIB, 2.5), (SQ8, 2.0), (USEARCH, 2.0)):
-            seconds = curves[other].at_recall(recall)
+            seconds = curves[other].at_recall(recall) if other in curves else None
             measured = None if best is None or seconds is None else seconds / reached[best]
             yield f"{best} over {other}, recall {recall}", asked, measured
     if TWO_THREADS in curves:
@@ -325,6 +327,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--data-folder", type=Path, default=Path("data"))
     parser.add_argument("--cache", type=Path, help="folder to keep built graphs in")
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        default=[],
+        choices=("faiss", "usearch"),
+        help="do not build their graphs",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few vectors, to see that it runs")
     options = parser.parse_args(arguments)

@@ -626,6 +626,7 @@ def damaged(rng, data, n):
         yield data[:at] + rng.bytes(8) + data[at + 8 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_a_damaged_file_of_hnswlib_is_refused_or_harmless(rng, metric, tmp_path):
     path = tmp_path / "graph.bin"
@@ -644,6 +645,7 @@ def test_a_damaged_file_of_hnswlib_is_refused_or_harmless(rng, metric, tmp_path)
     assert harmless > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["f32", "sq4"])
 def test_a_damaged_file_of_ours_is_refused(rng, storage, tmp_path):
     path = tmp_path / "graph.lw"
