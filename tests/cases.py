@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from conftest import EXTENSIONS, RUNNABLE
 
+import lanewise as lw
 from lanewise import _native, oracle
+from lanewise.graph import NO_LINK, GraphArrays, padded_dim
 
 SCALAR = _native.kernels_by_name("scalar")
 BEST = _native.kernels_by_name(RUNNABLE[0])
@@ -849,3 +851,56 @@ def assert_changes_are_seen_whole(ask, known, changes):
         assert "torn" not in mine
         assert mine == sorted(mine)
         assert mine[-1] == len(changes)
+
+
+# -------------------------------------------------------------------------------------- graphs
+
+
+def nearest_graph(rows, metric="l2", M=6, **parts):
+    """Link every row with its nearest, on level 0, and every 20th with those of its kind above it.
+
+    Nothing in it depends on hnswlib, whose roundings differ from machine to machine.
+    """
+    n = len(rows)
+
+    def nearest(some, m):
+        found = lw.Flat(rows.shape[1], metric).add(rows[some]).search(rows[some], m + 1).ids
+        kept = [[some[j] for j in near if j not in (i, -1)][:m] for i, near in enumerate(found)]
+        table = np.full((len(some), m), NO_LINK)
+        for i, near in enumerate(kept):
+            table[i, : len(near)] = near
+        return table
+
+    high = np.arange(0, n, 20)
+    padded = np.zeros((n, padded_dim(rows.shape[1])), dtype=np.float32)
+    padded[:, : rows.shape[1]] = rows
+    whole = {
+        "metric": metric,
+        "dim": rows.shape[1],
+        "M": M,
+        "ef_construction": 9,
+        "mult": 0.5,
+        "seed": 1,
+        "ef": 10,
+        "enter": 0 if n > 0 else -1,
+        "rows": padded,
+        "links": nearest(np.arange(n), 2 * M),
+        "upper_begin": np.searchsorted(high, np.arange(n + 1)).astype(np.uint32),
+        "upper": nearest(high, M),
+        "labels": None,
+        "deleted": None,
+    }
+    return GraphArrays(**{**whole, **parts})
+
+
+def links_of(graph):
+    """Links as `oracle.graph_search` takes them."""
+
+    def named(row):
+        return [int(i) for i in row if i != NO_LINK]
+
+    begin = graph.upper_begin.astype(int)
+    return [
+        [named(graph.links[i]), *(named(row) for row in graph.upper[begin[i] : begin[i + 1]])]
+        for i in range(len(graph))
+    ]

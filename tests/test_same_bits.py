@@ -4,13 +4,16 @@ The digests were made once, on x86-64 with AVX-512. Whatever runs this file, wit
 and any number of threads, must make them again.
 """
 
+import functools
 import hashlib
 
+import cases
 import numpy as np
 import pytest
 
 import lanewise as lw
 from lanewise import draws
+from lanewise.graph import GraphArrays
 
 # Exact answers do not know what they were found with.
 L2, IP, COSINE = "0129179be8c927ea", "9192c101f9c09aa9", "2586a90f51438582"
@@ -44,6 +47,13 @@ DIGESTS = {
     "plan-stratified": "5a6c5475cb4a22ea",
     "plan-owner": "df4a68663ab99a75",
     "lanes": "0129179be8c927ea",
+    "graph-l2-f32": "ddb9e455561225c8",
+    "graph-ip-f32": "f0e66c3b81fefe8d",
+    "graph-cosine-f32": "96bf582f3d29e54e",
+    "graph-l2-sq8": "3566b86c7d1f28ee",
+    "graph-ip-sq8": "b4044131c04e3db4",
+    "graph-l2-sq4": "002abc67594e04a1",
+    "graph-cosine-sq4": "05d00dbc598dea1f",
 }
 
 
@@ -62,6 +72,13 @@ def base() -> np.ndarray:
 @pytest.fixture(scope="module")
 def queries() -> np.ndarray:
     return vectors(9, 40, 2)
+
+
+@functools.cache
+def graph(metric: str) -> GraphArrays:
+    """Return a graph of the base that is the same on every machine."""
+    rows = lw.Flat(40, metric).add(vectors(700, 40, 1)).rows
+    return cases.nearest_graph(rows, metric)
 
 
 def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_threads: int) -> list:
@@ -106,6 +123,13 @@ def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_th
         index = lw.IVF(40, 9, n_probe=3, train_iterations=5, storage=storage, **how)
         mask = base[:, 0] < 1 if variant == "filter" else None
         return list(index.train(base).add(base).search(queries, 10, filter=mask))
+    if kind == "graph":
+        metric, storage = variants
+        index = lw.HNSW._made(graph(metric), storage, None, **how)
+        found = index.search(queries, 10, ef=20)
+        some = index.search(queries, 10, ef=30, filter=np.arange(0, 700, 3))
+        lane = index.pool(queries, 10, ef=30, lane=1, n_lanes=3)
+        return [*found, *found.stats.values(), *some, *some.stats.values(), lane]
     pool = lw.Flat(40, **how).add(base).pool(queries, 32)
     if kind == "plan":
         keys = lw.lanes.query_keys(queries)

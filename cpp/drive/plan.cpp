@@ -15,7 +15,6 @@ constexpr std::uint64_t kPermuteTag = 1;
 constexpr std::uint64_t kStratifiedTag = 2;
 constexpr std::uint64_t kOwnerTag = 3;
 
-constexpr std::size_t kCountersTogether = 8;  // the threefry kernel's unit
 constexpr std::size_t kQueriesPerPiece = 128;
 
 // (word * n) / 2^64 and (word * n) / 2^32: a fair share of [0, n) for each value of a uniform word.
@@ -31,6 +30,8 @@ std::size_t scale64(std::uint64_t word, std::uint64_t n) {
 std::size_t scale32(std::uint32_t word, std::size_t n) {
   return static_cast<std::size_t>(std::uint64_t{word} * n >> 32);
 }
+
+std::size_t whole_units(std::size_t n) { return (n + kCountersTogether - 1) / kCountersTogether * kCountersTogether; }
 
 // Plans one query after another with the same buffers.
 class Planner {
@@ -125,8 +126,7 @@ class Planner {
   bool has_duplicate();
 
   void draw(const std::uint64_t* key, const std::uint64_t* counters, std::uint64_t tag, std::size_t n) {
-    const std::size_t padded = (n + kCountersTogether - 1) / kCountersTogether * kCountersTogether;
-    kernels_.threefry(key, counters, tag, padded, word0_.data(), word1_.data());
+    kernels_.threefry(key, counters, tag, whole_units(n), word0_.data(), word1_.data());
   }
 
   // lane_[rank] for the paper's scheme: the n best of the total budget in the order of (PRF(key, id), id); the first
@@ -214,13 +214,13 @@ class Planner {
     std::copy_n(dealing, n - n_shared, lane_.begin() + static_cast<std::ptrdiff_t>(n_shared));
   }
 
-  // Each candidate finds its lane by itself: no pool, no order and no other candidate is asked.
   void own(const std::uint64_t* key) {
-    draw(key, ids_, kOwnerTag, n_);
+    const Ownership owner{p_.n_lanes, p_.share_below, p_.share_all};
+    owner.draw(kernels_, key, ids_, n_, word0_.data(), word1_.data());
     if (!may_repeat_or_crowd()) return;  // deal_once reads the words themselves
     for (std::size_t i = 0; i < n_; ++i) {
-      const bool shared = p_.share_all || word1_[i] < p_.share_below;
-      lane_[i] = shared ? kEverybody : static_cast<std::uint32_t>(scale64(word0_[i], p_.n_lanes));
+      const std::size_t lane = owner.lane(word0_[i], word1_[i]);
+      lane_[i] = lane == Ownership::kEverybody ? kEverybody : static_cast<std::uint32_t>(lane);
     }
   }
 
@@ -336,6 +336,15 @@ bool Planner::has_duplicate() {
 }
 
 }  // namespace
+
+void Ownership::draw(const Kernels& kernels, const std::uint64_t* key, const std::uint64_t* ids, std::size_t n,
+                     std::uint64_t* word0, std::uint64_t* word1) const {
+  kernels.threefry(key, ids, kOwnerTag, whole_units(n), word0, word1);
+}
+
+std::size_t Ownership::lane(std::uint64_t word0, std::uint64_t word1) const {
+  return share_all || word1 < share_below ? kEverybody : scale64(word0, n_lanes);
+}
 
 PlanOutcome plan(const Kernels& kernels, const PlanParameters& parameters, const std::int64_t* pool,
                  std::size_t n_queries, std::size_t k_pool, const std::uint64_t* keys, std::int64_t* lanes,

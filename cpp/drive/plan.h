@@ -20,6 +20,24 @@ struct PlanParameters {
   bool share_all;
 };
 
+// Ids that the threefry kernel takes at a time.
+inline constexpr std::size_t kCountersTogether = 8;
+
+// `owner` for one candidate after another: no pool, no order and no other candidate is asked.
+struct Ownership {
+  static constexpr std::size_t kEverybody = ~std::size_t{0};
+
+  std::size_t n_lanes;
+  std::uint64_t share_below;  // as in PlanParameters
+  bool share_all;
+
+  // Both words of n ids under a key. All three arrays have room for n rounded up to kCountersTogether.
+  void draw(const Kernels& kernels, const std::uint64_t* key, const std::uint64_t* ids, std::size_t n,
+            std::uint64_t* word0, std::uint64_t* word1) const;
+  // The lane that those words mean.
+  std::size_t lane(std::uint64_t word0, std::uint64_t word1) const;
+};
+
 enum class PlanOutcome { kPlanned, kInterrupted, kDuplicate };
 
 // For query q: candidates pool[q * k_pool ...] in rank order (-1 is none), key keys[2 * q], keys[2 * q + 1]. Writes

@@ -6,7 +6,7 @@ Where to find what
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
 `sklearn`         `KMeans` as a scikit-learn estimator; imported by name only
 `HierarchicalKMeans`  k-means in two levels, for very many clusters
-`HNSW`            an hnswlib graph as a source of candidates
+`HNSW`            search of a graph that hnswlib built
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
 `datasets`        vectors from files

@@ -286,3 +286,35 @@ def plan(
     counts: _I32,
     n_threads: int,
 ) -> int: ...
+
+@disjoint_base
+class Graph:
+    def __init__(
+        self,
+        metric: str,
+        rows: _F32,
+        links: _U32,
+        upper_begin: _U32,
+        upper: _U32,
+        enter: int,
+        labels: _I64 | None,
+    ) -> None: ...
+    def steer(self, codes: _I8, bits: int, base: _F32, center: _F32, step: _F32) -> None: ...
+    def search(
+        self,
+        kernels: Kernels,
+        queries: _F32,
+        ef: int,
+        rerank: int,
+        allowed: _U64 | None,
+        distances: _F32,
+        ids: _I64,
+        stats: _U64,
+        n_threads: int,
+        keys: _U64 | None = None,
+        lane: int = 0,
+        n_lanes: int = 1,
+        share_below: int = 0,
+    ) -> None: ...
+
+def split_lists(lists: _U8, block_bytes: int, n_blocks: _U32, blocks: _U8) -> bool: ...

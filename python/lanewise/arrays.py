@@ -221,6 +221,62 @@ def as_vector_ids(
     return np.require(array, np.int64, ["C", "A"])
 
 
+def as_row_mask(x: Any, name: str, n: int) -> npt.NDArray[np.bool_] | None:
+    """Return a filter that says of each of n rows whether it may be answered.
+
+    Parameters
+    ----------
+    x : array-like
+        Booleans of shape (n,), or the same packed by ``numpy.packbits(..., bitorder="little")``.
+    name : str
+        Name of the argument, for error messages.
+    n : int
+        Rows that there are.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,), or None
+        None if `x` is neither: then it names rows, see `as_vector_ids`.
+
+    Raises
+    ------
+    ValueError
+        If there are not n booleans, or not as many bytes as hold n bits.
+
+    Examples
+    --------
+    >>> as_row_mask(np.array([0b101], dtype=np.uint8), "filter", 3)
+    array([ True, False,  True])
+    """
+    array = np.asarray(x)
+    packed = array.dtype == np.uint8 and isinstance(x, np.ndarray)
+    if not packed and array.dtype != np.bool_:
+        return None
+    expected = (-(-n // 8) if packed else n,)
+    if array.shape != expected:
+        what = "bytes of packed bits" if packed else "booleans"
+        raise ValueError(
+            f"{name}: expected {expected[0]} {what}, one bit for each of {n} rows, "
+            f"got shape {array.shape}"
+        )
+    if packed:
+        array = np.unpackbits(array, bitorder="little")[:n]
+    return array.astype(np.bool_, copy=False)
+
+
+def packed_bits(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Pack booleans into 64-bit words, the first into the lowest bit.
+
+    Examples
+    --------
+    >>> packed_bits(np.array([True, False, True]))
+    array([5], dtype=uint64)
+    """
+    padded = np.zeros(-(-len(mask) // 64) * 64, dtype=np.bool_)
+    padded[: len(mask)] = mask
+    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
+
+
 def as_ndarray(x: Any, name: str) -> npt.NDArray[Any]:
     """Return what `x` holds as a plain NumPy array, without looking at dtype, shape or values.
 

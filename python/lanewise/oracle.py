@@ -35,6 +35,7 @@ __all__ = [
     "fwht",
     "fwht_error",
     "gamma",
+    "graph_search",
     "hadamard",
     "k_dedicated",
     "l2_rows",
@@ -1283,6 +1284,71 @@ def _own(ids: list[int], key: Sequence[int], n_lanes: int, threshold: int) -> di
         word0, word1 = _threefry(key[0], key[1], i, _TAGS["owner"])
         owner[i] = None if word1 < threshold else word0 * n_lanes >> 64
     return owner
+
+
+def graph_search(
+    links: Sequence[Sequence[Sequence[int]]],
+    enter: int,
+    distances: npt.ArrayLike,
+    k: int,
+    ef: int,
+    allowed: Collection[int] | None = None,
+) -> tuple[list[int], dict[str, int]]:
+    """Search an HNSW graph as its paper has it (Malkov & Yashunin 2018, algorithms 2 and 5).
+
+    Parameters
+    ----------
+    links : sequence of sequences of sequences of int
+        ``links[i][l]`` are the neighbours of element i on level l; it has as many levels as lists.
+    enter : int
+        Element where the search begins, on its own highest level.
+    distances : array-like of float, shape (n,)
+        Of every element to the query, all different.
+    k, ef : int
+    allowed : collection of int, optional
+        Elements that may be answered; all are walked through.
+
+    Returns
+    -------
+    ids : list of int
+        At most k, nearest first.
+    stats : dict
+        ``hops``, lists read above level 0; ``expanded``, those read on it; ``distances`` asked for.
+
+    Examples
+    --------
+    >>> graph_search([[[1]], [[0, 2]], [[1]]], 0, [3.0, 2.0, 1.0], k=1, ef=2)
+    ([2], {'hops': 0, 'expanded': 3, 'distances': 3})
+    """
+    far = np.asarray(distances).tolist()
+    now, hops, asked = enter, 0, 1
+    for level in range(len(links[enter]) - 1, 0, -1):
+        while True:
+            around = links[now][level]
+            hops, asked = hops + 1, asked + len(around)
+            nearest = min([now, *around], key=far.__getitem__)
+            if nearest == now:
+                break
+            now = nearest
+    seen = {now}
+    waiting = [now]
+    found = [i for i in waiting if allowed is None or i in allowed]
+    expanded = 0
+    while waiting:
+        now = min(waiting, key=far.__getitem__)
+        if len(found) == ef and far[now] > far[found[-1]]:
+            break
+        waiting.remove(now)
+        expanded += 1
+        fresh = [i for i in links[now][0] if i not in seen]
+        asked += len(fresh)
+        seen.update(fresh)
+        for i in fresh:
+            if len(found) < ef or far[i] < far[found[-1]]:
+                waiting.append(i)
+                if allowed is None or i in allowed:
+                    found = sorted([*found, i], key=far.__getitem__)[:ef]
+    return found[:k], {"hops": hops, "expanded": expanded, "distances": asked}
 
 
 def merge(distances: npt.ArrayLike, ids: npt.ArrayLike, k: int) -> tuple[Doubles, Longs]:

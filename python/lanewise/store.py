@@ -18,10 +18,12 @@ from lanewise.arrays import (
     as_kept_matrix,
     as_matrix,
     as_queries,
+    as_row_mask,
     as_vector_ids,
     check_int,
     check_metric,
     check_real,
+    packed_bits,
 )
 from lanewise.binary import BinaryPlanes
 from lanewise.canonical import as_they_are, check_lengths, normalized
@@ -222,7 +224,7 @@ class Rows:
             if new.allowed is not None:
                 live = np.ones(new.n, dtype=np.bool_)
                 live[:old] = _unpacked(new.allowed, old)
-                new.allowed = _packed(live)
+                new.allowed = packed_bits(live)
             new.max_norm2 = max(new.max_norm2, largest)
             if new.n >= 2 * new.n_fitted:
                 # What was learned follows the data while it doubles: it stays fitting, and adding
@@ -312,7 +314,7 @@ class Rows:
             wanted = np.unique(self._find(new, as_vector_ids(ids, "ids", ndim=1), "ids"))
             live = np.ones(new.n, dtype=np.bool_) if new.live is None else new.live
             live[wanted] = False
-            new.allowed = _packed(live)
+            new.allowed = packed_bits(live)
             new.n_removed += len(wanted)
             if 4 * new.n_removed > new.n:
                 # Searches still read what is removed: past a quarter the rest moves together.
@@ -529,22 +531,12 @@ class Rows:
         if filter is None:
             return state.allowed, snapshot.n_live
         mask = self._as_mask(state, snapshot.n_live, filter)
-        return _packed(mask), int(mask.sum())
+        return packed_bits(mask), int(mask.sum())
 
     def _as_mask(self, state: State, n_live: int, filter: Any) -> npt.NDArray[np.bool_]:
-        array = np.asarray(filter)
         live = state.live
-        if array.dtype == np.bool_ or (array.dtype == np.uint8 and isinstance(filter, np.ndarray)):
-            packed = array.dtype == np.uint8
-            expected = (-(-n_live // 8) if packed else n_live,)
-            if array.shape != expected:
-                what = "bytes of packed bits" if packed else "booleans"
-                raise ValueError(
-                    f"filter: expected {expected[0]} {what}, one bit for each of {n_live} rows, "
-                    f"got shape {array.shape}"
-                )
-            if packed:
-                array = np.unpackbits(array, bitorder="little")[:n_live].astype(np.bool_)
+        array = as_row_mask(filter, "filter", n_live)
+        if array is not None:
             if live is None:
                 return array
             mask = np.zeros(state.n, dtype=np.bool_)
@@ -792,13 +784,6 @@ def _with_room(
     longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=dtype)
     longer[:n_used] = array[:n_used]
     return longer
-
-
-def _packed(mask: npt.NDArray[np.bool_]) -> Bits:
-    """Pack booleans into 64-bit words, the first into the lowest bit."""
-    padded = np.zeros(-(-len(mask) // 64) * 64, dtype=np.bool_)
-    padded[: len(mask)] = mask
-    return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
 
 
 def _unpacked(bits: Bits, n: int) -> npt.NDArray[np.bool_]:

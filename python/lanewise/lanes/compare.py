@@ -364,6 +364,18 @@ class _Method:
         raise NotImplementedError
 
 
+def _counting(added: Callable[[int], object]) -> Callable[[str, int, int], object]:
+    """Tell `added` how many rows there are more each time that progress is reported."""
+    before = 0
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal before
+        added(done - before)
+        before = done
+
+    return report
+
+
 class _HNSWMethod(_Method):
     # One thread builds the same graph every time, so the graphs are what runs in parallel.
     parallel = True
@@ -384,7 +396,7 @@ class _HNSWMethod(_Method):
             ef_construction=self.parameters["ef_construction"],
             seed=self.seed,
             n_threads=1,
-            progress=added,
+            progress=_counting(added),
         )
 
     def search(self, index: HNSW, Q: Floats, n_budgets: int) -> SearchResult:

@@ -207,7 +207,7 @@ def plan(
         as_keys(key, n_queries),
         math.floor(alpha * k_lane + 0.5),
         head,
-        _share_below(alpha, n_lanes),
+        share_below(alpha, n_lanes),
         ids,
         counts,
         resolve_threads(n_threads),
@@ -217,7 +217,7 @@ def plan(
     return Plan(ids, counts, scheme, alpha, head)
 
 
-def _share_below(alpha: float, n_lanes: int) -> int:
+def share_below(alpha: float, n_lanes: int) -> int:
     """Chance of being shared, times 2**64, that makes 1 - alpha of an owner lane's work shared.
 
     With chance p a lane sees p + (1 - p) / n_lanes of the candidates; p over that is 1 - alpha.
