@@ -4,6 +4,7 @@ Where to find what
 ------------------
 `Flat`            exact and early-terminated search over all rows
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
+`ProductQuantizer`  vectors as the code words of their sub-vectors
 `HNSW`            an hnswlib graph as a source of candidates
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
@@ -21,6 +22,7 @@ from lanewise.flat import Flat
 from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
 from lanewise.lanes import LaneSearch, merge
+from lanewise.pq import ProductQuantizer
 from lanewise.result import RangeResult, SearchResult
 from lanewise.rotation import RandomRotation
 
@@ -32,6 +34,7 @@ __all__ = [
     "Flat",
     "KMeans",
     "LaneSearch",
+    "ProductQuantizer",
     "RandomRotation",
     "RangeResult",
     "SearchResult",
