@@ -12,21 +12,26 @@ cdef extern from "drive/pq.h" namespace "lw" nogil:
         CWords words
         const float* center
         const float* centroids
-        size_t n_centroids
+        size_t n_lists
+        cbool by_residual
         size_t n_bytes()
     cdef cppclass CProductCodes "lw::ProductCodes":
         uint8_t* codes
         float* base
         uint16_t* factors
         uint16_t* errors
+    cdef cppclass CPreparedPlan "lw::PreparedPlan":
+        CPreparedPlan()
+        CPreparedPlan(const CKernels&, const CProductPlan&) except +
+        CProductPlan plan
     cbool c_train_words "lw::train_words"(const CKernels&, const float*, size_t, const CWords&, float*, size_t, size_t,
                                           const Interrupt&) except +
     cbool c_encode "lw::encode"(const CKernels&, const CWords&, const float*, size_t, uint8_t*, size_t,
                                 const Interrupt&) except +
-    cbool c_fill_products "lw::fill_products"(const CKernels&, const CStore&, const CProductPlan&,
+    cbool c_fill_products "lw::fill_products"(const CKernels&, const CStore&, const CPreparedPlan&,
                                               const CProductCodes&, size_t, size_t, size_t,
                                               const Interrupt&) except +
-    cbool c_scan_products "lw::scan_products"(const CKernels&, const CStore&, const CProductPlan&,
+    cbool c_scan_products "lw::scan_products"(const CKernels&, const CStore&, const CPreparedPlan&,
                                               const CProductCodes&, const Request&, const Output&, size_t,
                                               const Interrupt&) except +
 
@@ -81,25 +86,28 @@ def train_words(Kernels kernels, const float[:, ::1] x, float[:, :, ::1] words, 
 
 
 cdef class ProductPlan:
-    """What rows in lists are coded by: words, and centroids (1 or n_lists, dim). Holds on to what it is made of."""
+    """What rows in lists are coded by: words, and centroids (n_lists, dim). Holds on to what it is made of."""
 
-    cdef CProductPlan plan
+    cdef CPreparedPlan prepared
     cdef object _arrays
 
-    def __init__(self, Words words, const float[::1] center, const float[:, ::1] centroids):
+    def __init__(self, Kernels kernels, Words words, const float[::1] center, const float[:, ::1] centroids, cbool by_residual):
         cdef size_t dim = words.view.dim
         expect(<size_t> center.shape[0] == dim and <size_t> centroids.shape[1] == dim and centroids.shape[0] > 0,
                "product plan centroids")
         self._arrays = (words, center, centroids)
-        self.plan.words = words.view
-        self.plan.center = &center[0]
-        self.plan.centroids = &centroids[0, 0]
-        self.plan.n_centroids = centroids.shape[0]
+        cdef CProductPlan plan
+        plan.words = words.view
+        plan.center = &center[0]
+        plan.centroids = &centroids[0, 0]
+        plan.n_lists = centroids.shape[0]
+        plan.by_residual = by_residual
+        self.prepared = CPreparedPlan(kernels.row[0], plan)
 
     @property
     def n_bytes(self):
         """Bytes of a row's codes."""
-        return self.plan.n_bytes()
+        return self.prepared.plan.n_bytes()
 
 
 cdef class Products:
@@ -116,7 +124,8 @@ cdef class Products:
     def __init__(self, ProductPlan plan, uint8_t[::1] codes, float[::1] base, uint16_t[::1] factors,
                  uint16_t[::1] errors):
         cdef size_t n = base.shape[0]
-        expect(n % kLanes == 0 and <size_t> codes.shape[0] == n * plan.plan.n_bytes(), "products shape")
+        expect(n < <size_t> 1 << 32, "products positions")
+        expect(n % kLanes == 0 and <size_t> codes.shape[0] == n * plan.prepared.plan.n_bytes(), "products shape")
         expect(<size_t> factors.shape[0] == n and <size_t> errors.shape[0] == n, "products rows")
         self.plan = plan
         self.positions = n
@@ -128,9 +137,8 @@ cdef class Products:
 
     cdef int fits(self, Store store) except -1:
         """Every list of the store has a centroid, every row a code."""
-        expect(store.view.dim == self.plan.plan.words.dim and store.positions <= self.positions, "products store")
-        return expect(self.plan.plan.n_centroids == 1 or self.plan.plan.n_centroids == store.view.n_lists,
-                      "products lists")
+        expect(store.view.dim == self.plan.prepared.plan.words.dim and store.positions <= self.positions, "products store")
+        return expect(self.plan.prepared.plan.n_lists == store.view.n_lists, "products lists")
 
     def fill(self, Kernels kernels, Store store, size_t first, size_t last, size_t n_threads):
         """Enter the rows of the store at positions [first, last), multiples of 16."""
@@ -140,6 +148,6 @@ cdef class Products:
         cdef Interrupt interrupt = ctrl_c()
         cdef cbool finished
         with nogil:
-            finished = c_fill_products(kernels.row[0], store.view, self.plan.plan, self.view, first, last, n_threads,
+            finished = c_fill_products(kernels.row[0], store.view, self.plan.prepared, self.view, first, last, n_threads,
                                        interrupt)
         finish(finished)

@@ -105,9 +105,7 @@ class Query {
     const float limit = std::nextafter(list.bound, std::numeric_limits<float>::infinity());
     kernels_.screen_bits({bits_.bits + at * n_bytes, bits_.base + at, bits_.factors + at, n_bytes}, n_groups(n),
                          {tables_.data(), total_, step_}, limit, alive, estimates);
-    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) {
-      list.add({estimates[offset], static_cast<std::int64_t>(at + offset)});
-    });
+    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) { list.add(estimates[offset], at + offset); });
   }
 
   const Kernels& kernels_;
@@ -162,12 +160,13 @@ struct Funnel {
     const double scale = product ? 1.0 : 2.0;
     const double one = store.metric == Metric::kCosine ? 1.0 : 0.0;
     const double offset = product ? one - dot(query, plan.center, store.dim) : length2 / 2;
-    Search search = list.settled(kernels, store, request, query, [&](const Neighbor& candidate, const Search& found) {
-      if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
-      const double error = static_cast<double>(from_bf16(bits.errors[candidate.id])) * length;
-      const double lower = scale * (static_cast<double>(candidate.distance) + offset - request.eps0 * error);
-      return lower > static_cast<double>(found.best.bound());
-    });
+    Search search =
+        list.settled(kernels, store, request, query, [&](float estimate, std::size_t at, const Search& found) {
+          if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
+          const double error = static_cast<double>(from_bf16(bits.errors[at])) * length;
+          const double lower = scale * (static_cast<double>(estimate) + offset - request.eps0 * error);
+          return lower > static_cast<double>(found.best.bound());
+        });
     output.take(q, k, search);
   }
 };

@@ -2,13 +2,16 @@
 
 #include <cmath>
 
+#include "float_mode.h"
 #include "numbers.h"
 #include "runs.h"
-#include "search.h"
 #include "shortlist.h"
 
 namespace lw {
 namespace {
+
+// Queries that are prepared together.
+constexpr std::size_t kQueriesPerTile = 256;
 
 // Points that are met together: their sub-vectors stay in the first-level cache while all words pass them.
 constexpr std::size_t kPoints = 64;
@@ -191,200 +194,242 @@ std::size_t list_at(const Store& store, std::size_t position) {
   return static_cast<std::size_t>(at - begin) - 1;
 }
 
-std::size_t centroid_of(const ProductPlan& plan, std::size_t list) { return plan.n_centroids == 1 ? 0 : list; }
-
-// Every centroid on the axes of the words, less the centre.
-std::vector<float> seen_from_center(const Kernels& kernels, const ProductPlan& plan) {
-  const Words& words = plan.words;
-  const std::size_t stride = axes_stride(words);
-  std::vector<float> seen(plan.n_centroids * stride);
-  std::vector<float> x(words.dim);
-  std::vector<float> turned;
-  for (std::size_t c = 0; c < plan.n_centroids; ++c) {
-    const float* const centroid = plan.centroids + c * words.dim;
-    center_rows(&centroid, 1, plan.center, words.dim, words.dim, x.data());
-    std::copy_n(on_axes(kernels, words, x.data(), 1, turned), words.dim, seen.data() + c * stride);
+// Vectors in panels of sixteen, as Kernels::project takes them; zeros behind the last.
+std::vector<float> in_panels(const float* x, std::size_t n, std::size_t stride, std::size_t dim) {
+  std::vector<float> panels((n + kLanes - 1) / kLanes * kLanes * dim);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t d = 0; d < dim; ++d) panels[(i / kLanes * dim + d) * kLanes + i % kLanes] = x[i * stride + d];
   }
-  return seen;
+  return panels;
 }
 
-// One query, ready to meet codes.
-class Query {
- public:
-  // `panels` are the words of each sub-space as Kernels::project takes them.
-  Query(const Kernels& kernels, const Store& store, const ProductPlan& plan, const ProductCodes& codes,
-        const Request& request, const float* query, const std::vector<float>& panels)
-      : kernels_(kernels), store_(store), plan_(plan), codes_(codes), request_(request), query_(query) {
-    const Words& words = plan.words;
-    const std::size_t k = words.n_words();
-    std::vector<float> z(words.dim);
-    std::vector<float> turned;
-    center_rows(&query, 1, plan.center, words.dim, words.dim, z.data());
-    const float* const on = on_axes(kernels, words, z.data(), 1, turned);
-    products_.resize(words.n_subspaces * k);
-    for (std::size_t s = 0; s < words.n_subspaces; ++s) {
-      kernels.project(on + s * words.length(), 1, words.length(), panels.data() + s * k * words.length(), k / kLanes,
-                      products_.data() + s * k);
+// One query and the lists that it visits. Estimates are of half a squared distance, or of a negated product, less what
+// all rows have in common.
+struct Query {
+  const float* query;
+  double common;                // what estimates lack of the distance (or of half of it)
+  std::vector<Neighbor> lists;  // the nearest ones, with their part of an estimate
+  std::vector<float> products;  // with each word
+  std::vector<std::uint8_t> tables;
+  std::int32_t total = 0;
+  float step = 0.0f;
+
+  // The n_probe best lists by (estimate, number).
+  void choose(const std::vector<float>& base, const float* products_of_lists, std::size_t n_probe) {
+    const std::size_t n = base.size();
+    std::vector<float> estimates(n);
+    for (std::size_t c = 0; c < n; ++c) estimates[c] = base[c] - products_of_lists[c];
+    // Of at least as many groups as there are lists to choose, the least of each: as many lists are no farther than the
+    // farthest of the nearest of those.
+    const std::size_t n_least = std::min(3 * n_probe, n);
+    std::vector<float> least(estimates.begin(), estimates.begin() + static_cast<std::ptrdiff_t>(n_least));
+    for (std::size_t c = n_least; c < n; c += n_least) {
+      for (std::size_t g = 0; g < std::min(n_least, n - c); ++g) least[g] = std::min(least[g], estimates[c + g]);
     }
-    if (words.n_bits == 4) quantise();
+    const auto last = least.begin() + static_cast<std::ptrdiff_t>(n_probe) - 1;
+    std::nth_element(least.begin(), last, least.end());
+    std::vector<std::uint64_t> keys(n);
+    std::size_t m = 0;
+    for (std::size_t c = 0; c < n; ++c) {
+      keys[m] = c;
+      m += estimates[c] <= *last ? 1 : 0;
+    }
+    for (std::size_t i = 0; i < m; ++i) keys[i] = to_key(estimates[keys[i]], keys[i]);
+    std::sort(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(m));
+    lists.resize(n_probe);
+    for (std::size_t i = 0; i < n_probe; ++i) {
+      lists[i] = {estimate_of(keys[i]), static_cast<std::int64_t>(position_of(keys[i]))};
+    }
   }
 
-  void scan(const Range* ranges, std::size_t n_ranges, Shortlist& list) const {
-    for (std::size_t r = 0; r < n_ranges; ++r) {
-      const float offset = offset_of(list_at(store_, static_cast<std::size_t>(ranges[r].begin)));
-      for_each_run(ranges + r, 1, [&](std::size_t at, std::size_t n) { run(at, n, offset, list); });
-    }
-  }
-
- private:
   // Sixteen whole numbers a sub-space, of one step: the least stands for the sub-space's least product.
-  void quantise() {
-    const Words& words = plan_.words;
-    float least[kLanes];
+  void quantise(const ProductPlan& plan) {
+    const std::size_t n_subspaces = plan.words.n_subspaces;
+    std::vector<float> least(n_subspaces);
     float range = 0.0f;
     double lowest = 0.0;
-    const auto product = [&](std::size_t s, std::size_t j) { return products_[s * kLanes + j]; };
-    std::vector<float> floor(words.n_subspaces);
-    for (std::size_t s = 0; s < words.n_subspaces; ++s) {
-      std::copy_n(products_.data() + s * kLanes, kLanes, least);
-      const float low = *std::min_element(least, least + kLanes);
-      const float high = *std::max_element(least, least + kLanes);
-      floor[s] = low;
+    for (std::size_t s = 0; s < n_subspaces; ++s) {
+      const float* const own = products.data() + s * kLanes;
+      float low = own[0];
+      float high = own[0];
+      for (std::size_t j = 1; j < kLanes; ++j) {
+        low = std::min(low, own[j]);
+        high = std::max(high, own[j]);
+      }
+      least[s] = low;
       range = std::max(range, high - low);
-      lowest += static_cast<double>(low);
+      lowest += static_cast<double>(least[s]);
     }
-    const float step = range / static_cast<float>(kBitEntry);
     const float inverse = range > 0.0f ? static_cast<float>(kBitEntry) / range : 0.0f;
-    tables_.resize(2 * plan_.n_bytes() * kLanes);
-    for (std::size_t s = 0; s < words.n_subspaces; ++s) {
+    tables.resize(2 * plan.n_bytes() * kLanes);
+    for (std::size_t s = 0; s < n_subspaces; ++s) {
       const std::size_t byte = s / 2;
-      std::uint8_t* const table = tables_.data() + ((byte / 4 * 2 + s % 2) * 4 + byte % 4) * kLanes;
+      std::uint8_t* const table = tables.data() + ((byte / 4 * 2 + s % 2) * 4 + byte % 4) * kLanes;
       for (std::size_t j = 0; j < kLanes; ++j) {
-        table[j] = static_cast<std::uint8_t>(static_cast<std::int32_t>((product(s, j) - floor[s]) * inverse + 0.5f));
+        const float entry = (products[s * kLanes + j] - least[s]) * inverse;
+        table[j] = static_cast<std::uint8_t>(static_cast<std::int32_t>(entry + 0.5f));
       }
     }
-    // A kernel evaluates step_ * (2 * entries - total_).
-    step_ = step / 2;
-    const double total = step_ > 0.0f ? -lowest / static_cast<double>(step_) : 0.0;
-    total_ = static_cast<std::int32_t>(std::clamp(std::nearbyint(total), -1e9, 1e9));
-  }
-
-  // What the estimates of a list have in common.
-  float offset_of(std::size_t list) const {
-    const float* const centroid = plan_.centroids + centroid_of(plan_, list) * store_.dim;
-    float distance;
-    if (store_.metric == Metric::kL2) {
-      kernels_.l2_rows(query_, centroid, nullptr, 1, store_.dim, &distance);
-      return 0.5f * distance;
-    }
-    kernels_.dot_rows(query_, centroid, nullptr, 1, store_.dim, &distance);
-    return -distance;
-  }
-
-  void run(std::size_t at, std::size_t n, float offset, Shortlist& list) const {
-    std::uint16_t alive[kScreenGroups];
-    float estimates[kRun];
-    const std::size_t n_candidates = allow(store_, request_, at, n, alive);
-    list.stats.candidates += n_candidates;
-    list.stats.dimensions += n_candidates * plan_.words.dim;
-    const std::size_t n_bytes = plan_.n_bytes();
-    const BitRows rows{codes_.codes + at * n_bytes, codes_.base + at, codes_.factors + at, n_bytes};
-    // Equal estimates go by position, and an earlier one may come later: with what the sum rounds, none is lost.
-    const float slack = 0x1p-21f * (std::abs(list.bound) + std::abs(offset));
-    const float limit = std::nextafter(list.bound - offset + slack, std::numeric_limits<float>::infinity());
-    if (plan_.words.n_bits == 4) {
-      kernels_.screen_bits(rows, n_groups(n), {tables_.data(), total_, step_}, limit, alive, estimates);
-    } else {
-      kernels_.screen_words(rows, n_groups(n), products_.data(), limit, alive, estimates);
-    }
-    for_each_alive(alive, n_groups(n),
-                   [&](std::uint32_t i) { list.add({estimates[i] + offset, static_cast<std::int64_t>(at + i)}); });
-  }
-
-  const Kernels& kernels_;
-  const Store& store_;
-  const ProductPlan& plan_;
-  const ProductCodes& codes_;
-  const Request& request_;
-  const float* query_;
-  std::vector<float> products_;  // of the query with each word, less the centre
-  std::vector<std::uint8_t> tables_;
-  std::int32_t total_ = 0;
-  float step_ = 0.0f;
-};
-
-struct Plan {
-  const Kernels& kernels;
-  const Store& store;
-  const ProductPlan& plan;
-  const ProductCodes& codes;
-  const Request& request;
-  std::vector<float> panels;
-
-  Plan(const Kernels& kernels_, const Store& store_, const ProductPlan& plan_, const ProductCodes& codes_,
-       const Request& request_)
-      : kernels(kernels_),
-        store(store_),
-        plan(plan_),
-        codes(codes_),
-        request(request_),
-        panels(plan_.words.n_words() * plan_.words.dim) {
-    const std::size_t length = plan.words.length();
-    for (std::size_t w = 0; w < plan.words.n_subspaces * plan.words.n_words(); ++w) {
-      for (std::size_t d = 0; d < length; ++d) {
-        panels[(w / kLanes * length + d) * kLanes + w % kLanes] = plan.words.words[w * length + d];
-      }
-    }
-  }
-
-  template <class Run>
-  std::vector<Query> prepare(std::size_t first, std::size_t n, const Run&) const {
-    std::vector<Query> queries;
-    queries.reserve(n);
-    for (std::size_t i = 0; i < n; ++i) {
-      queries.emplace_back(kernels, store, plan, codes, request, request.queries + (first + i) * store.dim, panels);
-    }
-    return queries;
-  }
-
-  void scan_tile(const std::vector<Query>& queries, const Range* ranges, std::size_t n_ranges, Shortlist* lists) const {
-    for (std::size_t q = 0; q < queries.size(); ++q) queries[q].scan(ranges, n_ranges, lists[q]);
+    // A kernel evaluates step * (2 * entries - total).
+    step = range / static_cast<float>(kBitEntry) / 2;
+    const double exact = step > 0.0f ? -lowest / static_cast<double>(step) : 0.0;
+    total = static_cast<std::int32_t>(std::clamp(std::nearbyint(exact), -1e9, 1e9));
   }
 };
 
-// Where the first pass hands its candidates over, to be scored on their rows.
-struct Funnel {
+// Queries together: what they share is read once.
+struct Scan {
   const Kernels& kernels;
   const Store& store;
+  const PreparedPlan& all;
   const ProductCodes& codes;
   const Request& request;
   const Output& output;
+  const ProductPlan& plan = all.plan;
 
-  void take(std::size_t q, std::size_t k, Shortlist& list) const {
-    const float* const query = request.queries + q * store.dim;
-    const double length = std::sqrt(dot(query, query, store.dim));
-    const double even = 1 / std::sqrt(static_cast<double>(store.dim));
-    Search search = list.settled(kernels, store, request, query, [&](const Neighbor& candidate, const Search& found) {
-      if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
-      const auto bound = static_cast<double>(found.best.bound());
-      const auto estimate = static_cast<double>(candidate.distance);
-      // A product is off by what the code has besides its row, times the way from the query to the row, of which the
-      // bound says how long it may be.
-      const double error = request.eps0 * even * static_cast<double>(from_bf16(codes.errors[candidate.id]));
-      switch (store.metric) {
-        case Metric::kL2:
-          return 2 * (estimate - error * std::sqrt(bound)) > bound;
-        case Metric::kCosine:
-          return 1 + estimate - error * std::sqrt(2 * std::max(bound, 0.0)) > bound;
-        default:
-          return estimate - error * (length + store.max_norm) > bound;
+  void tile(std::size_t first, std::size_t n) const {
+    const std::size_t dim = store.dim;
+    const Words& words = plan.words;
+    std::vector<float> centred(n * dim);
+    std::vector<float> turned;
+    const std::vector<const float*> from = rows_of(request.queries + first * dim, n, dim);
+    center_rows(from.data(), n, plan.center, dim, dim, centred.data());
+    const float* const z = on_axes(kernels, words, centred.data(), n, turned);
+    std::vector<float> padded;
+    const float* dense = z;
+    if (all.stride != dim) {
+      padded.resize(n * dim);
+      for (std::size_t q = 0; q < n; ++q) std::copy_n(z + q * all.stride, dim, padded.data() + q * dim);
+      dense = padded.data();
+    }
+    const std::size_t n_panels = n_groups(plan.n_lists);
+    std::vector<float> products(n * n_panels * kLanes);
+    kernels.project(dense, n, dim, all.centroids.data(), n_panels, products.data());
+    std::vector<Query> queries(n);
+    std::vector<Shortlist> found(n, Shortlist::of(request));
+    std::vector<Visit> visits;
+    for (std::size_t q = 0; q < n; ++q) {
+      Query& query = queries[q];
+      query.query = from[q];
+      query.common = store.metric == Metric::kL2 ? dot(centred.data() + q * dim, centred.data() + q * dim, dim) / 2
+                                                 : -dot(plan.center, centred.data() + q * dim, dim);
+      query.choose(store.metric == Metric::kL2 ? all.half_norms : all.center_dots,
+                   products.data() + q * n_panels * kLanes, request.n_probe);
+      prepare(query, dense + q * dim);
+      // The nearest lists give a bound; the others are visited list by list, by all queries that want them.
+      std::size_t i = 0;
+      for (; i < query.lists.size() && found[q].stats.candidates < 2 * request.rerank; ++i) {
+        scan(query, query.lists[i], found[q]);
       }
+      for (; i < query.lists.size(); ++i) visits.push_back({query.lists[i], static_cast<std::uint32_t>(q)});
+    }
+    for (const Visit& visit : by_list(visits)) scan(queries[visit.query], visit.list, found[visit.query]);
+    for (std::size_t q = 0; q < n; ++q) take(first + q, queries[q], found[q]);
+  }
+
+ private:
+  struct Visit {
+    Neighbor list;
+    std::uint32_t query;
+  };
+
+  // The same in the order of the lists, so that what one query has read the next ones find in the cache.
+  std::vector<Visit> by_list(const std::vector<Visit>& visits) const {
+    std::vector<std::size_t> place(plan.n_lists + 1);
+    for (const Visit& visit : visits) ++place[static_cast<std::size_t>(visit.list.id) + 1];
+    for (std::size_t c = 0; c < plan.n_lists; ++c) place[c + 1] += place[c];
+    std::vector<Visit> ordered(visits.size());
+    for (const Visit& visit : visits) ordered[place[static_cast<std::size_t>(visit.list.id)]++] = visit;
+    return ordered;
+  }
+
+  void prepare(Query& query, const float* z) const {
+    const Words& words = plan.words;
+    const std::size_t k = words.n_words();
+    query.products.resize(words.n_subspaces * k);
+    for (std::size_t s = 0; s < words.n_subspaces; ++s) {
+      kernels.project(z + s * words.length(), 1, words.length(), all.words.data() + s * k * words.length(), k / kLanes,
+                      query.products.data() + s * k);
+    }
+    if (words.n_bits == 8) return;
+    query.quantise(plan);
+    query.products = {};
+  }
+
+  void scan(const Query& query, const Neighbor& probe, Shortlist& list) const {
+    const float offset = plan.by_residual ? probe.distance : 0.0f;
+    const std::int64_t begin = store.list_begin[probe.id];
+    const Range range{begin, begin, store.list_size[probe.id]};
+    const std::size_t n_bytes = plan.n_bytes();
+    for_each_run(&range, 1, [&](std::size_t at, std::size_t n) {
+      std::uint16_t alive[kScreenGroups];
+      float estimates[kRun];
+      const std::size_t n_candidates = allow(store, request, at, n, alive);
+      list.stats.candidates += n_candidates;
+      list.stats.dimensions += n_candidates * store.dim;
+      const BitRows rows{codes.codes + at * n_bytes, codes.base + at, codes.factors + at, n_bytes};
+      // Equal estimates go by position, and an earlier one may come later: with what the sum rounds, none is lost.
+      const float slack = 0x1p-21f * (std::abs(list.bound) + std::abs(offset));
+      const float limit = std::nextafter(list.bound - offset + slack, std::numeric_limits<float>::infinity());
+      if (plan.words.n_bits == 4) {
+        kernels.screen_bits(rows, n_groups(n), {query.tables.data(), query.total, query.step}, limit, alive, estimates);
+      } else {
+        kernels.screen_words(rows, n_groups(n), query.products.data(), limit, alive, estimates);
+      }
+      for_each_alive(alive, n_groups(n), [&](std::uint32_t i) { list.add(estimates[i] + offset, at + i); });
     });
-    output.take(q, k, search);
+  }
+
+  // Candidates are scored on their rows.
+  void take(std::size_t q, const Query& query, Shortlist& list) const {
+    const double even = 1 / std::sqrt(static_cast<double>(store.dim));
+    Search search =
+        list.settled(kernels, store, request, query.query, [&](float part, std::size_t at, const Search& found) {
+          if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
+          const auto bound = static_cast<double>(found.best.bound());
+          const double estimate = query.common + static_cast<double>(part);
+          // A product is off by what the code has besides its row, times the way from the query to the row, of which
+          // the bound says how long it may be; or, where it says nothing, to the centroid.
+          const double error = request.eps0 * even * static_cast<double>(from_bf16(codes.errors[at]));
+          switch (store.metric) {
+            case Metric::kL2:
+              return 2 * (estimate - error * std::sqrt(bound)) > bound;
+            case Metric::kCosine:
+              return 1 + estimate - error * std::sqrt(2 * std::max(bound, 0.0)) > bound;
+            default: {
+              const float* const from =
+                  plan.by_residual ? plan.centroids + list_at(store, at) * store.dim : plan.center;
+              return estimate - error * std::sqrt(centered_norm2(query.query, from, store.dim)) > bound;
+            }
+          }
+        });
+    output.take(q, request.k, search);
   }
 };
 
 }  // namespace
+
+PreparedPlan::PreparedPlan(const Kernels& kernels, const ProductPlan& plan_)
+    : plan(plan_),
+      stride(axes_stride(plan.words)),
+      seen(plan.n_lists * stride),
+      half_norms(plan.n_lists),
+      center_dots(plan.n_lists) {
+  const std::size_t dim = plan.words.dim;
+  std::vector<float> x(dim);
+  std::vector<float> turned;
+  for (std::size_t c = 0; c < plan.n_lists; ++c) {
+    const float* const centroid = plan.centroids + c * dim;
+    float* const own = seen.data() + c * stride;
+    center_rows(&centroid, 1, plan.center, dim, dim, x.data());
+    std::copy_n(on_axes(kernels, plan.words, x.data(), 1, turned), dim, own);
+    half_norms[c] = static_cast<float>(dot(own, own, dim) / 2);
+    center_dots[c] = static_cast<float>(-dot(plan.center, centroid, dim));
+  }
+  centroids = in_panels(seen.data(), plan.n_lists, stride, dim);
+  const std::size_t length = plan.words.length();
+  words = in_panels(plan.words.words, plan.words.n_subspaces * plan.words.n_words(), length, length);
+}
 
 bool train_words(const Kernels& kernels, const float* x, std::size_t n, const Words& shape, float* words,
                  std::size_t n_iterations, std::size_t n_threads, const Interrupt& interrupt) {
@@ -412,26 +457,27 @@ bool encode(const Kernels& kernels, const Words& words, const float* x, std::siz
   });
 }
 
-bool fill_products(const Kernels& kernels, const Store& store, const ProductPlan& plan, const ProductCodes& codes,
+bool fill_products(const Kernels& kernels, const Store& store, const PreparedPlan& prepared, const ProductCodes& codes,
                    std::size_t first, std::size_t last, std::size_t n_threads, const Interrupt& interrupt) {
   const DefaultFloatMode mode;
+  const ProductPlan& plan = prepared.plan;
   const Words& words = plan.words;
   const std::size_t dim = words.dim;
   const std::size_t length = words.length();
-  const std::size_t stride = axes_stride(words);
+  const std::size_t stride = prepared.stride;
   const std::size_t n_bytes = plan.n_bytes();
   const Coder coder(kernels, words);
-  const std::vector<float> centroids = seen_from_center(kernels, plan);
   const std::size_t n_pieces = (last - first + kRowsTogether - 1) / kRowsTogether;
   return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
     const std::size_t begin = first + piece * kRowsTogether;
     const std::size_t n = std::min(kRowsTogether, last - begin);
     const Gathered gathered(store, begin, n);
     std::vector<float> residuals(n * dim);
-    std::vector<std::size_t> centroid(n);
+    std::vector<std::size_t> list(n);
     for (std::size_t i = 0; i < n; ++i) {
-      centroid[i] = centroid_of(plan, list_at(store, begin + i));
-      center_rows(gathered.rows + i, 1, plan.centroids + centroid[i] * dim, dim, dim, residuals.data() + i * dim);
+      list[i] = list_at(store, begin + i);
+      const float* const from = plan.by_residual ? plan.centroids + list[i] * dim : plan.center;
+      center_rows(gathered.rows + i, 1, from, dim, dim, residuals.data() + i * dim);
     }
     std::vector<float> turned;
     const float* const y = on_axes(kernels, words, residuals.data(), n, turned);
@@ -472,20 +518,24 @@ bool fill_products(const Kernels& kernels, const Store& store, const ProductPlan
         return left * left;
       });
       codes.errors[at] = to_bf16(std::sqrt(error2), 0xFFFF);
-      const double beside = factor * dot(centroids.data() + centroid[i] * stride, decoded.data(), dim);
-      const double own = store.metric == Metric::kL2
-                             ? length2 / 2
-                             : -dot(plan.centroids + centroid[i] * dim, residuals.data() + i * dim, dim);
+      const float* const from = plan.by_residual ? plan.centroids + list[i] * dim : plan.center;
+      const double own = store.metric == Metric::kL2 ? length2 / 2 : -dot(from, residuals.data() + i * dim, dim);
+      const double beside =
+          plan.by_residual ? factor * dot(prepared.seen.data() + list[i] * stride, decoded.data(), dim) : 0.0;
       codes.base[at] = static_cast<float>(own + beside);
     }
   });
 }
 
-bool scan_products(const Kernels& kernels, const Store& store, const ProductPlan& plan, const ProductCodes& codes,
+bool scan_products(const Kernels& kernels, const Store& store, const PreparedPlan& plan, const ProductCodes& codes,
                    const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
-  const Funnel funnel{kernels, store, codes, request, output};
-  return search_lists<Shortlist>(store, request, Plan(kernels, store, plan, codes, request), funnel, n_threads,
-                                 interrupt);
+  const DefaultFloatMode mode;
+  const Scan scan{kernels, store, plan, codes, request, output};
+  const std::size_t n_tile = std::clamp<std::size_t>(request.n_queries / (2 * n_threads), 1, kQueriesPerTile);
+  const std::size_t n_tiles = (request.n_queries + n_tile - 1) / n_tile;
+  return parallel_for(n_tiles, n_threads, interrupt, [&](std::size_t tile, std::size_t) {
+    scan.tile(tile * n_tile, std::min(n_tile, request.n_queries - tile * n_tile));
+  });
 }
 
 }  // namespace lw

@@ -5,6 +5,8 @@
 // decoded y', |y|^2 / <y, y'> * <y', z> estimates <y, z>, because what y' has besides y points anywhere.
 #pragma once
 
+#include <vector>
+
 #include "store.h"
 
 namespace lw {
@@ -32,13 +34,28 @@ struct Words {
 
 // What rows in lists are coded by.
 struct ProductPlan {
-  Words words;              // of what a row has beyond its centroid
-  const float* center;      // [dim], from which queries are seen
-  const float* centroids;   // [n_centroids, dim]
-  std::size_t n_centroids;  // one for each list, or one for all
+  Words words;             // of what a row has beyond a centroid
+  const float* center;     // [dim], from which queries are seen
+  const float* centroids;  // [n_lists, dim]
+  std::size_t n_lists;
+  bool by_residual;  // beyond its list's centroid, or beyond the centre
 
   // Bytes of a row's codes: of four bits, the two halves of a byte, filled up to what a kernel reads at once.
   std::size_t n_bytes() const { return words.n_bits == 8 ? words.n_subspaces : (words.n_subspaces + 15) / 16 * 8; }
+};
+
+// A plan as queries and rows meet it, made once: the same bits whatever the kernels.
+struct PreparedPlan {
+  ProductPlan plan;
+  std::size_t stride = 0;          // floats of a vector on the axes of the words
+  std::vector<float> seen;         // [n_lists, stride], centroids on those axes, less the centre
+  std::vector<float> centroids;    // the same in panels, as Kernels::project takes them
+  std::vector<float> words;        // in panels, of one sub-space after the other
+  std::vector<float> half_norms;   // [n_lists], of the centroids seen from the centre
+  std::vector<float> center_dots;  // [n_lists], -(center . centroid)
+
+  PreparedPlan() = default;
+  PreparedPlan(const Kernels& kernels, const ProductPlan& plan);
 };
 
 // What is stored of the rows at n_positions positions: eight bytes, and their codes.
@@ -50,14 +67,14 @@ struct ProductCodes {
 };
 
 // Enters the rows at positions [first, last), multiples of kLanes. Returns false if interrupted.
-[[nodiscard]] bool fill_products(const Kernels& kernels, const Store& store, const ProductPlan& plan,
+[[nodiscard]] bool fill_products(const Kernels& kernels, const Store& store, const PreparedPlan& plan,
                                  const ProductCodes& codes, std::size_t first, std::size_t last, std::size_t n_threads,
                                  const Interrupt& interrupt);
 
-// Scores request.rerank rows of each query exactly, those with the best (estimate, position), from the best on. With a
-// finite eps0 it leaves out those whose estimate, less eps0 standard deviations, is beyond the k-th best so far.
-// Returns false if interrupted.
-[[nodiscard]] bool scan_products(const Kernels& kernels, const Store& store, const ProductPlan& plan,
+// Visits the n_probe lists nearest to each query, and scores request.rerank rows of them exactly, those with the best
+// (estimate, position), from the best on. With a finite eps0 it leaves out those whose estimate, less eps0 standard
+// deviations, is beyond the k-th best so far. Returns false if interrupted.
+[[nodiscard]] bool scan_products(const Kernels& kernels, const Store& store, const PreparedPlan& plan,
                                  const ProductCodes& codes, const Request& request, const Output& output,
                                  std::size_t n_threads, const Interrupt& interrupt);
 

@@ -21,6 +21,7 @@ from lanewise.cluster import KMeans
 from lanewise.flat import Flat
 from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
+from lanewise.ivfpq import IVFPQ
 from lanewise.lanes import LaneSearch, merge
 from lanewise.pq import ProductQuantizer
 from lanewise.result import RangeResult, SearchResult
@@ -31,6 +32,7 @@ __version__ = _version("lanewise")
 __all__ = [
     "HNSW",
     "IVF",
+    "IVFPQ",
     "Flat",
     "KMeans",
     "LaneSearch",

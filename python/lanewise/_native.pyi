@@ -189,7 +189,14 @@ class Words:
 
 @disjoint_base
 class ProductPlan:
-    def __init__(self, words: Words, center: _F32, centroids: _F32) -> None: ...
+    def __init__(
+        self,
+        kernels: Kernels,
+        words: Words,
+        center: _F32,
+        centroids: _F32,
+        by_residual: bool,
+    ) -> None: ...
     @property
     def n_bytes(self) -> int: ...
 
@@ -226,6 +233,7 @@ def scan(
     stats: _U64,
     n_threads: int,
     rerank: int = 0,
+    n_probe: int = 0,
 ) -> None: ...
 def scan_within(
     kernels: Kernels,

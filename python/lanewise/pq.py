@@ -131,11 +131,12 @@ class ProductQuantizer:
             If `X` does not fit, or holds NaN or infinities.
         """
         rows = self._rows(X)
+        self.check_enough(rows)
+        return self.train_on(rows)
+
+    def train_on(self, rows: Floats) -> Self:
+        """Train on enough rows that need no check: residuals may be longer than vectors may."""
         n_words = 2**self.n_bits
-        if len(rows) < n_words:
-            raise ValueError(
-                f"X: expected at least {n_words} rows, one for each code word, got {len(rows)}"
-            )
         threads = resolve_threads(self.n_threads)
         axes = None
         if self.rotation == "opq":
@@ -146,6 +147,14 @@ class ProductQuantizer:
         _native.train_words(self.kernels, rows, words, self.train_iterations, threads)
         self._take(words, axes)
         return self
+
+    def check_enough(self, rows: Floats) -> None:
+        """Raise ValueError unless there is a row for each code word to start from."""
+        if len(rows) < 2**self.n_bits:
+            raise ValueError(
+                f"X: expected at least {2**self.n_bits} rows, one for each code word, "
+                f"got {len(rows)}"
+            )
 
     def encode(self, X: Any) -> Codes:
         """Return the codes of vectors.
@@ -265,14 +274,50 @@ class ProductPlan:
     axes : ndarray of float32, shape (dim, dim), or None
     center : ndarray of float32, shape (dim,)
         From which queries are seen.
-    centroids : ndarray of float32, shape (n_lists or 1, dim)
-        What is taken off the rows of each list, or of all.
+    centroids : ndarray of float32, shape (n_lists, dim)
+    by_residual : bool
+        Whether words are of what a row has beyond the centroid of its list, or beyond the centre.
     """
 
     words: Floats
     axes: Floats | None
     center: Floats
     centroids: Floats
+    by_residual: bool
+
+    def arrays(self) -> Arrays:
+        """Return what `restored` needs."""
+        arrays: Arrays = {
+            "words": self.words,
+            "center": self.center,
+            "centroids": self.centroids,
+            "by_residual": np.array([self.by_residual], dtype=np.uint8),
+        }
+        return arrays if self.axes is None else {**arrays, "axes": self.axes}
+
+    @classmethod
+    def restored(cls, arrays: Arrays) -> Self:
+        """Return the plan in arrays from outside; ValueError or KeyError if there is none."""
+        found: dict[str, Floats] = {}
+        for name in ("words", "center", "centroids", "axes"):
+            if name == "axes" and name not in arrays:
+                continue
+            array = arrays[name]
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite float32")
+            found[name] = np.ascontiguousarray(array)
+        plan = cls(
+            found["words"],
+            found.get("axes"),
+            found["center"],
+            found["centroids"],
+            bool(arrays["by_residual"][0]),
+        )
+        dim = plan.center.size
+        if plan.axes is not None and plan.axes.shape != (dim, dim):
+            raise ValueError(f"axes: expected shape {(dim, dim)}, got {plan.axes.shape}")
+        _ = plan.native
+        return plan
 
     @property
     def rotation(self) -> str | None:
@@ -281,10 +326,10 @@ class ProductPlan:
 
     @cached_property
     def native(self) -> _native.ProductPlan:
-        """The plan as the drivers take it."""
+        """The plan as the drivers take it; ValueError if its shapes do not fit each other."""
         panels = None if self.axes is None else packed(self.axes)
         words = _native.Words(self.words, panels)
-        return _native.ProductPlan(words, self.center, self.centroids)
+        return _native.ProductPlan(get(), words, self.center, self.centroids, self.by_residual)
 
     @property
     def nbytes(self) -> int:
@@ -323,39 +368,23 @@ class ProductPlanes(LearnedPlanes[ProductPlan]):
 
     def native(self, positions: int) -> _native.Products:
         """See `Planes`."""
-        assert self.plan is not None
+        if self.plan is None:
+            raise ValueError("planes: expected what the lists were trained to")
         return _native.Products(self.plan.native, *self._planes.values())
 
     def arrays(self, positions: int) -> Arrays:
         """See `Planes`."""
-        plan = self.plan
-        if plan is None:
+        if self.plan is None:
             return {}
-        learned: Arrays = {"words": plan.words, "center": plan.center, "centroids": plan.centroids}
-        if plan.axes is not None:
-            learned["axes"] = plan.axes
-        return {**self._filled(positions), **learned}
+        planes = self._filled(positions) if self._planes else {}
+        return {**planes, **self.plan.arrays()}
 
     def restored(self, arrays: Arrays) -> ProductPlanes:
         """See `Planes`."""
-        if not arrays:
-            return self
-        plan = _checked_plan(arrays)
-        return self._restored(plan, arrays) if "codes" in arrays else ProductPlanes(plan)
+        new = self.without_rows(arrays)
+        return new if new.plan is None or "codes" not in arrays else new._restored(new.plan, arrays)
 
-
-def _checked_plan(arrays: Arrays) -> ProductPlan:
-    """Return the plan in arrays from outside; the native module checks the other shapes."""
-    learned: dict[str, Floats] = {}
-    for name in ("words", "center", "centroids", "axes"):
-        if name == "axes" and name not in arrays:
-            continue
-        array = arrays[name]
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected finite float32")
-        learned[name] = np.ascontiguousarray(array)
-    axes = learned.get("axes")
-    dim = len(learned["center"])
-    if axes is not None and axes.shape != (dim, dim):
-        raise ValueError(f"axes: expected shape {(dim, dim)}, got {axes.shape}")
-    return ProductPlan(learned["words"], axes, learned["center"], learned["centroids"])
+    @classmethod
+    def without_rows(cls, arrays: Arrays) -> Self:
+        """Return planes with the plan in arrays from outside, if there is one, and no rows."""
+        return cls(ProductPlan.restored(arrays) if "words" in arrays else None)

@@ -27,6 +27,7 @@ from lanewise.binary import BinaryPlanes
 from lanewise.canonical import check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
+from lanewise.pq import ProductPlanes
 from lanewise.progress import Progress, say_nothing
 from lanewise.result import RangeResult, SearchResult
 from lanewise.threads import resolve_threads
@@ -86,7 +87,7 @@ class Snapshot:
     state: State
     rows: Numbers
     store: _native.Store
-    planes: _native.Blocks | _native.Codes | _native.Bits | None
+    planes: _native.Blocks | _native.Codes | _native.Bits | _native.Products | None
 
     @property
     def n_live(self) -> int:
@@ -97,12 +98,15 @@ class Snapshot:
 class Rows:
     """Vectors of one dimension and metric, in one list or in many.
 
-    What `Flat` and `IVF` have in common: validation, canonical rows, planes, the scan.
+    What `Flat`, `IVF` and `IVFPQ` have in common: validation, canonical rows, planes, the scan.
 
     Parameters
     ----------
     dim, metric, storage, rotation, seed, kernels, n_threads
         As for `lanewise.Flat`.
+    products : ProductPlanes, optional
+        Without rows, and without a plan until the lists are trained: storage is "pq" then, which is
+        for `lanewise.IVFPQ` alone.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Rows:
         seed: int,
         kernels: str | Kernels | None,
         n_threads: int | None,
+        *,
+        products: ProductPlanes | None = None,
     ) -> None:
         self.dim = check_int(dim, "dim", low=1, high=2**24)
         self.metric = check_metric(metric)
@@ -121,8 +127,11 @@ class Rows:
         self.n_threads = n_threads
         resolve_threads(n_threads)
         self.seed = check_int(seed, "seed", low=0, high=2**64 - 1)
-        self.storage = _check_storage(storage, self.dim)
-        self.rotation = _check_rotation(rotation, self.storage, self.dim)
+        self._products = products
+        if products is None:
+            storage = _check_storage(storage, self.dim)
+            rotation = _check_rotation(rotation, storage, self.dim)
+        self.storage, self.rotation = storage, rotation
         self._lock = threading.Lock()
         self._publish(
             State(
@@ -137,6 +146,8 @@ class Rows:
             return BlockPlanes(self.dim, self.seed, self.product)
         if self.storage == "binary":
             return BinaryPlanes(self.dim, self.rotation, self.seed)
+        if self._products is not None:
+            return self._products
         return CodePlanes(self.dim, self.rotation, self.product, 4 if self.storage == "sq4" else 8)
 
     @property
@@ -190,6 +201,19 @@ class Rows:
         if self.metric == "cosine":
             return normalized(rows), 1.0
         return rows, check_lengths(rows, name)
+
+    def emptied(self, products: ProductPlanes) -> Rows:
+        """Return the same without rows, with other planes to come."""
+        return Rows(
+            self.dim,
+            self.metric,
+            self.storage,
+            self.rotation,
+            self.seed,
+            self.kernels,
+            self.n_threads,
+            products=products,
+        )
 
     def append(
         self, X: Any, ids: Any, n_threads: int | None, report: Progress = say_nothing
@@ -413,14 +437,18 @@ class Rows:
         Q: Floats,
         k: int,
         *,
-        probes: Ids | None,
+        probes: Ids | None = None,
         filter: Any,
         eps0: float,
-        delta: int,
+        delta: int = 1,
         n_threads: int | None,
         rerank: int | None = None,
+        n_probe: int = 0,
     ) -> SearchResult:
-        """Scan the probed lists, all by default, for canonical queries."""
+        """Scan the probed lists, all by default, for canonical queries.
+
+        Product codes come with lists of their own, and get no `probes` but their number.
+        """
         k = check_int(k, "k", low=0, high=2**31 - 1)
         rerank = self._check_rerank(rerank, k)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
@@ -447,6 +475,7 @@ class Rows:
                 stats,
                 threads,
                 min(rerank, n_allowed),
+                n_probe,
             )
         return SearchResult(*_padded(distances, ids, k), _named(stats))
 
@@ -499,7 +528,7 @@ class Rows:
     def _check_rerank(self, rerank: int | None, k: int) -> int:
         """Rows that a query scores exactly, if it has to choose."""
         if rerank is not None:
-            if self.storage != "binary":
+            if self.storage not in ("binary", "pq"):
                 raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
             return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
         planes = self.snapshot.state.planes
@@ -647,6 +676,11 @@ class Rows:
         n_threads: int | None = None,
     ) -> Rows:
         """Return the rows that `arrays` described."""
+        planes = {
+            name.removeprefix("planes."): array
+            for name, array in arrays.items()
+            if name.startswith("planes.")
+        }
         rows = cls(
             header["dim"],
             header["metric"],
@@ -655,13 +689,9 @@ class Rows:
             header["seed"],
             kernels,
             n_threads,
+            products=ProductPlanes.without_rows(planes) if header["storage"] == "pq" else None,
         )
         _check_arrays(header, arrays, rows.dim, rows.metric)
-        planes = {
-            name.removeprefix("planes."): array
-            for name, array in arrays.items()
-            if name.startswith("planes.")
-        }
         state = State(
             rows=arrays["rows"],
             planes=rows._no_planes().restored(planes),
