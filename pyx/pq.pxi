@@ -91,7 +91,8 @@ cdef class ProductPlan:
     cdef CPreparedPlan prepared
     cdef object _arrays
 
-    def __init__(self, Kernels kernels, Words words, const float[::1] center, const float[:, ::1] centroids, cbool by_residual):
+    def __init__(self, Kernels kernels, Words words, const float[::1] center, const float[:, ::1] centroids,
+                 cbool by_residual):
         cdef size_t dim = words.view.dim
         expect(<size_t> center.shape[0] == dim and <size_t> centroids.shape[1] == dim and centroids.shape[0] > 0,
                "product plan centroids")
@@ -137,7 +138,8 @@ cdef class Products:
 
     cdef int fits(self, Store store) except -1:
         """Every list of the store has a centroid, every row a code."""
-        expect(store.view.dim == self.plan.prepared.plan.words.dim and store.positions <= self.positions, "products store")
+        expect(store.view.dim == self.plan.prepared.plan.words.dim and store.positions <= self.positions,
+               "products store")
         return expect(self.plan.prepared.plan.n_lists == store.view.n_lists, "products lists")
 
     def fill(self, Kernels kernels, Store store, size_t first, size_t last, size_t n_threads):
@@ -148,6 +150,6 @@ cdef class Products:
         cdef Interrupt interrupt = ctrl_c()
         cdef cbool finished
         with nogil:
-            finished = c_fill_products(kernels.row[0], store.view, self.plan.prepared, self.view, first, last, n_threads,
-                                       interrupt)
+            finished = c_fill_products(kernels.row[0], store.view, self.plan.prepared, self.view, first, last,
+                                       n_threads, interrupt)
         finish(finished)

@@ -311,8 +311,8 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
         expect(request.rerank >= request.k and request.probes == NULL, "scan rerank")
         expect(0 < request.n_probe <= store.view.n_lists, "scan probes")
         with nogil:
-            finished = c_scan_products(kernels.row[0], store.view, products.plan.prepared, products.view, request, output,
-                                       n_threads, interrupt)
+            finished = c_scan_products(kernels.row[0], store.view, products.plan.prepared, products.view, request,
+                                       output, n_threads, interrupt)
     else:
         blocks = planes
         expect(blocks.positions == store.positions and blocks.view.rotation.dim == store.view.dim, "scan blocks")
