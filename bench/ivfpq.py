@@ -322,6 +322,7 @@ def assign_alone(way: str, n_iterations: int) -> None:
     n_iterations = max(1, round(share * n_iterations))
     C = X[np.random.default_rng(0).permutation(len(X))[:N_CELLS]].copy()
     assign(X[:256], C)
+    machine.forget_peak()
     before = machine.memory()[1]
     spent = 0.0
     for _ in range(n_iterations):
