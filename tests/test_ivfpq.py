@@ -280,6 +280,15 @@ def test_awkward_rows(rng, name):
             assert (index.search(Q, 5, n_probe=5, rerank=5, eps0=3.0).ids >= 0).all()
 
 
+@every_metric
+def test_long_rows_are_read_as_far_as_they_matter(kernels, rng, metric):
+    X, Q = blobs(rng, 300, 300), blobs(rng, 5, 300)
+    index = trained(X, metric, n_subspaces=30, kernels=kernels).add(X)
+    got = index.search(Q, 5, n_probe=9, rerank=300)
+    assert_same_bytes(tuple(got), tuple(lw.Flat(300, metric).add(X).search(Q, 5)))
+    assert (got.stats["settled"].sum() < 5 * 300) == (metric == "l2")
+
+
 def test_longest_rows(rng):
     X = cases.longest(rng, (300, 12))
     index = trained(X).add(X)
@@ -426,6 +435,11 @@ def test_damaged_files_are_refused(rng, tmp_path):
     for number, (wrong_header, wrong_arrays) in enumerate(damaged(header, arrays)):
         io.write(path, "ivfpq", wrong_header, wrong_arrays)
         assert refuses(path), number
+    lw.Flat(12).add(X).save(path)
+    flat_header, flat_arrays = io.read(path, "flat")
+    io.write(path, "flat", flat_header | {"storage": "pq"}, flat_arrays)
+    with pytest.raises(io.FileFormatError, match="storage"):
+        lw.Flat.load(path)
     io.write(path, "ivfpq", header, arrays)
     assert len(lw.IVFPQ.load(path)) == 300
     with pytest.raises(io.FileFormatError):

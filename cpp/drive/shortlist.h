@@ -97,9 +97,16 @@ struct Shortlist {
   template <class Hopeless>
   Search settled(const Kernels& kernels, const Store& store, const Request& request, const float* query,
                  const Hopeless& hopeless) {
-    // A bound that grows tighter spares rows; without one, their reads hide behind each other.
+    // A bound that grows tighter spares rows, or their ends if they are long; without it, reads of rows hide behind
+    // each other.
     constexpr std::size_t kMost = 256;
-    const std::size_t together = request.eps0 == std::numeric_limits<double>::infinity() ? kMost : 16;
+    constexpr std::size_t kLong = 128;
+    const bool whole = request.eps0 == std::numeric_limits<double>::infinity() && store.dim <= kLong;
+    const std::size_t together = whole ? kMost : kSettledTogether;
+    const auto settle_some = [&](const std::int64_t* rows, std::size_t n, Search& search) {
+      store.dim <= kLong ? settle(kernels, store, query, rows, n, search)
+                         : settle_near(kernels, store, query, rows, n, search);
+    };
     Search search = Search::of(request);
     search.stats = stats;
     cut();
@@ -110,10 +117,10 @@ struct Shortlist {
       if (hopeless(estimate_of(key), position_of(key), search)) continue;
       rows[n++] = store.row(position_of(key));
       if (n < together) continue;
-      settle(kernels, store, query, rows, n, search);
+      settle_some(rows, n, search);
       n = 0;
     }
-    settle(kernels, store, query, rows, n, search);
+    settle_some(rows, n, search);
     return search;
   }
 };

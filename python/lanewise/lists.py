@@ -143,7 +143,13 @@ class Lists:
             centroids = arrays.pop("centroids", None)
             settings = {name: header[name] for name in cls._SETTINGS}
             index = cls._with_settings(header["dim"], header["metric"], settings)
-            index._rows = Rows.restored(header, arrays, kernels=kernels, n_threads=n_threads)
+            index._rows = Rows.restored(
+                header,
+                arrays,
+                product_codes=index._rows.storage == "pq",
+                kernels=kernels,
+                n_threads=n_threads,
+            )
             _check_lists(arrays, index.n_lists, centroids is not None)
             if centroids is not None:
                 index._take(as_matrix(centroids, "centroids", dim=index.dim))

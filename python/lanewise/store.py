@@ -672,10 +672,13 @@ class Rows:
         header: dict[str, Any],
         arrays: dict[str, np.ndarray[Any, Any]],
         *,
+        product_codes: bool = False,
         kernels: str | Kernels | None = None,
         n_threads: int | None = None,
     ) -> Rows:
-        """Return the rows that `arrays` described."""
+        """Return the rows that `arrays` described, in product codes only if they are asked for."""
+        if (header["storage"] == "pq") != product_codes:
+            raise ValueError(f"storage: got {header['storage']!r}, which is not of this index")
         planes = {
             name.removeprefix("planes."): array
             for name, array in arrays.items()
@@ -689,7 +692,7 @@ class Rows:
             header["seed"],
             kernels,
             n_threads,
-            products=ProductPlanes.without_rows(planes) if header["storage"] == "pq" else None,
+            products=ProductPlanes.without_rows(planes) if product_codes else None,
         )
         _check_arrays(header, arrays, rows.dim, rows.metric)
         state = State(
@@ -716,7 +719,8 @@ class Rows:
 def _unpickled(
     header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], n_threads: int | None
 ) -> Rows:
-    return Rows.restored(header, arrays, n_threads=n_threads)
+    product_codes = header["storage"] == "pq"
+    return Rows.restored(header, arrays, product_codes=product_codes, n_threads=n_threads)
 
 
 def _check_arrays(
