@@ -10,8 +10,14 @@
 namespace lw {
 namespace {
 
-// Queries that are prepared together.
+// Queries that visit lists together; fewer if there are so many lists, or rows in those that they visit, that a tile
+// would take too much memory or time.
 constexpr std::size_t kQueriesPerTile = 256;
+constexpr std::size_t kListsPerTile = 1 << 20;
+constexpr std::size_t kRowsPerTile = 1 << 24;
+
+// What a code says of a row's length is taken no farther than this: beyond it, it says nothing.
+constexpr double kLargestFactor = 4.0;
 
 // Points that are met together: their sub-vectors stay in the first-level cache while all words pass them.
 constexpr std::size_t kPoints = 64;
@@ -266,14 +272,15 @@ struct Query {
       const std::size_t byte = s / 2;
       std::uint8_t* const table = tables.data() + ((byte / 4 * 2 + s % 2) * 4 + byte % 4) * kLanes;
       for (std::size_t j = 0; j < kLanes; ++j) {
-        const float entry = (products[s * kLanes + j] - least[s]) * inverse;
-        table[j] = static_cast<std::uint8_t>(static_cast<std::int32_t>(entry + 0.5f));
+        // What came from a damaged file may not be a number here.
+        const float entry = (products[s * kLanes + j] - least[s]) * inverse + 0.5f;
+        table[j] = static_cast<std::uint8_t>(std::min(std::max(0.0f, entry), static_cast<float>(kBitEntry) + 0.5f));
       }
     }
     // A kernel evaluates step * (2 * entries - total).
     step = range / static_cast<float>(kBitEntry) / 2;
     const double exact = step > 0.0f ? -lowest / static_cast<double>(step) : 0.0;
-    total = static_cast<std::int32_t>(std::clamp(std::nearbyint(exact), -1e9, 1e9));
+    total = std::isfinite(exact) ? static_cast<std::int32_t>(std::clamp(std::nearbyint(exact), -1e9, 1e9)) : 0;
   }
 };
 
@@ -510,7 +517,7 @@ bool fill_products(const Kernels& kernels, const Store& store, const PreparedPla
       const float* const residual = y + i * stride;
       const double length2 = dot(residual, residual, dim);
       const double product = dot(residual, decoded.data(), dim);
-      codes.factors[at] = to_bf16(product > 0 ? length2 / product : 0.0);
+      codes.factors[at] = to_bf16(product > 0 ? std::min(length2 / product, kLargestFactor) : 0.0);
       // With the factor as it is kept, so that the estimate of a product with the row itself is what it says.
       const auto factor = static_cast<double>(from_bf16(codes.factors[at]));
       const double error2 = sum_of(dim, [&](std::size_t d) {
@@ -531,7 +538,11 @@ bool scan_products(const Kernels& kernels, const Store& store, const PreparedPla
                    const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
   const DefaultFloatMode mode;
   const Scan scan{kernels, store, plan, codes, request, output};
-  const std::size_t n_tile = std::clamp<std::size_t>(request.n_queries / (2 * n_threads), 1, kQueriesPerTile);
+  const std::size_t n_lists = std::max<std::size_t>(store.n_lists, 1);
+  const std::size_t n_rows = store.n_rows / n_lists * request.n_probe + 1;
+  const std::size_t n_together = std::min({kQueriesPerTile, kListsPerTile / n_lists, kRowsPerTile / n_rows});
+  const std::size_t n_tile =
+      std::clamp<std::size_t>(request.n_queries / (2 * n_threads), 1, std::max<std::size_t>(n_together, 1));
   const std::size_t n_tiles = (request.n_queries + n_tile - 1) / n_tile;
   return parallel_for(n_tiles, n_threads, interrupt, [&](std::size_t tile, std::size_t) {
     scan.tile(tile * n_tile, std::min(n_tile, request.n_queries - tile * n_tile));
