@@ -206,6 +206,21 @@ struct Kernels {
   void (*assign_codes)(const std::int8_t* points, std::size_t n_points, std::size_t stride, const float* weights,
                        const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near);
 
+  // pq/nearest_words.cpp
+  // For each of n_groups * kLanes points, packed as for assign, the word with the largest bias[j] + x . w_j, the
+  // smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4. Each sum
+  // is one chain of fused multiply-adds over the dimensions, from bias.
+  void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
+                        const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
+
+  // pq/screen_words.cpp
+  // For candidate c of a group, whose byte j is its code in sub-space j, with the sum s, in order, of the entries
+  // tables[256 * j + code]:
+  //   estimate = base[c] - factors[c] * s.
+  // Only candidates with estimate < limit stay in alive[group]. Estimates are written for groups that still have one.
+  void (*screen_words)(const BitRows& rows, std::size_t n_groups, const float* tables, float limit,
+                       std::uint16_t* alive, float* estimates);
+
   // keyed/threefry.cpp
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
   void (*threefry)(const std::uint64_t key[2], const std::uint64_t* counter0, std::uint64_t counter1, std::size_t n,
@@ -227,6 +242,9 @@ struct Kernels {
   void assign(const float*, std::size_t, const Panels&, std::size_t, void*, std::int32_t*, float*, float*);           \
   void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
   void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
+  void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*,  \
+                     float*);                                                                                         \
+  void screen_words(const BitRows&, std::size_t, const float*, float, std::uint16_t*, float*);                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
   }
@@ -255,7 +273,8 @@ struct Kernels {
   Kernels {                                                                                                          \
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
-        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::threefry        \
+        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::nearest_words,  \
+        BASE::screen_words, BASE::threefry                                                                           \
   }
 
 LW_DECLARE_KERNELS(scalar)

@@ -59,6 +59,7 @@ cdef class Bits:
 
     def __init__(self, BitPlan plan, uint8_t[::1] bits, float[::1] base, uint16_t[::1] factors, uint16_t[::1] errors):
         cdef size_t n = base.shape[0]
+        expect(n < <size_t> 1 << 32, "bits positions")
         expect(n % kLanes == 0 and <size_t> bits.shape[0] == n * (plan.plan.n_bits // 8), "bits shape")
         expect(<size_t> factors.shape[0] == n and <size_t> errors.shape[0] == n, "bits rows")
         self.plan = plan

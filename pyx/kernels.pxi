@@ -64,6 +64,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
         void (*assign_codes)(const int8_t*, size_t, size_t, const float*, const float*, const CodedPanels&, void*,
                              int32_t*)
+        void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
+        void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
 
 cdef extern from "dispatch.h" namespace "lw" nogil:
@@ -297,6 +299,31 @@ cdef class Kernels:
         panels.n = centroids.shape[0] if ids is None else ids.shape[0]
         self.row.assign_codes(&points[0, 0, 0, 0, 0], n_points, stride, &weights[0], &doubts[0], panels,
                               &scratch[0, 0], &near[0])
+
+    def nearest_words(self, const float[:, :, ::1] points, const float[:, ::1] words, const float[::1] bias,
+                      int32_t[::1] labels, float[::1] scores):
+        """Best word of points packed (groups, dim, 16)."""
+        cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_words = words.shape[0]
+        expect(<size_t> points.shape[2] == kLanes and <size_t> words.shape[1] == dim, "words shapes")
+        expect(n_words % 4 == 0 and <size_t> bias.shape[0] == n_words, "words bias")
+        expect(<size_t> labels.shape[0] == n_groups * kLanes and scores.shape[0] == labels.shape[0], "words out")
+        self.row.nearest_words(&points[0, 0, 0], n_groups, dim, &words[0, 0], &bias[0], n_words, &labels[0],
+                               &scores[0])
+
+    def screen_words(self, const uint8_t[:, :, ::1] codes, const float[::1] base, const uint16_t[::1] factors,
+                     const float[:, ::1] tables, float limit, uint16_t[::1] alive, float[::1] estimates):
+        """Screen codes (n_groups, n_subspaces, 16) by tables (n_subspaces, 256); updates alive and estimates."""
+        cdef size_t n_groups = codes.shape[0], n_bytes = codes.shape[1], n = n_groups * kLanes
+        expect(n_groups > 0 and n_bytes > 0 and <size_t> codes.shape[2] == kLanes, "screen codes")
+        expect(<size_t> tables.shape[0] == n_bytes and tables.shape[1] == 256, "screen tables")
+        expect(<size_t> base.shape[0] == n and <size_t> factors.shape[0] == n, "screen rows")
+        expect(<size_t> alive.shape[0] == n_groups and <size_t> estimates.shape[0] == n, "screen out")
+        cdef BitRows rows
+        rows.bits = &codes[0, 0, 0]
+        rows.base = &base[0]
+        rows.factors = &factors[0]
+        rows.n_bytes = n_bytes
+        self.row.screen_words(rows, n_groups, &tables[0, 0], limit, &alive[0], &estimates[0])
 
     def threefry(self, const uint64_t[::1] key, const uint64_t[::1] counter0, uint64_t counter1, uint64_t[::1] out0,
                  uint64_t[::1] out1):

@@ -298,6 +298,7 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
     cdef Blocks blocks
     cdef Codes codes
     cdef Bits bits
+    cdef Products products
     if isinstance(planes, Codes):
         codes = planes
         expect(codes.positions >= store.positions and codes.plan.plan.dim == store.view.dim, "scan codes")
@@ -311,6 +312,14 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
         with nogil:
             finished = c_scan_bits(kernels.row[0], store.view, bits.plan.plan, bits.view, request, output, n_threads,
                                    interrupt)
+    elif isinstance(planes, Products):
+        products = planes
+        products.fits(store)
+        expect(request.rerank >= request.k and request.probes == NULL, "scan rerank")
+        expect(0 < request.n_probe <= store.view.n_lists, "scan probes")
+        with nogil:
+            finished = c_scan_products(kernels.row[0], store.view, products.plan.prepared, products.view, request,
+                                       output, n_threads, interrupt)
     else:
         blocks = planes
         expect(blocks.positions == store.positions and blocks.view.rotation.dim == store.view.dim, "scan blocks")
@@ -364,16 +373,20 @@ cdef Output _answers(size_t n_queries, size_t k, float[:, ::1] distances, int64_
 
 def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, const int64_t[:, ::1] probes,
          const uint64_t[::1] allowed, size_t k, double eps0, size_t delta, float[:, ::1] distances,
-         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0):
-    """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks, Codes or Bits.
+         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0, size_t n_probe=0):
+    """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks, Codes, Bits or
+    Products.
 
-    probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows. rerank is for Bits.
+    probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows. rerank is for
+    Bits and Products, n_probe for Products, which find the lists themselves.
     """
     cdef Request request
     _request(store, queries, probes, allowed, eps0, delta, &request)
     cdef Output output = _answers(queries.shape[0], k, distances, ids, stats)
     request.k = k
     request.rerank = rerank
+    if n_probe > 0:
+        request.n_probe = n_probe
     request.radius = float("inf")
     _scan(kernels, store, planes, request, output, n_threads)
 

@@ -43,6 +43,10 @@ DIGESTS = {
     "ivf": "0129179be8c927ea",
     "ivf-f32": "0129179be8c927ea",
     "ivf-filter": "81f4b4164b58cff2",
+    "pq-4": "2ba26de03d8ba175",
+    "pq-8": "c844ff14c8039e2b",
+    "ivfpq-4": "da4ddbaafe002ccd",
+    "ivfpq-8": "f896cc86ea21daec",
     "plan-permute": "e3f3de9241f0c9e6",
     "plan-stratified": "5a6c5475cb4a22ea",
     "plan-owner": "df4a68663ab99a75",
@@ -130,6 +134,14 @@ def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_th
         some = index.search(queries, 10, ef=30, filter=np.arange(0, 700, 3))
         lane = index.pool(queries, 10, ef=30, lane=1, n_lanes=3)
         return [*found, *found.stats.values(), *some, *some.stats.values(), lane]
+    if kind == "pq":
+        quantizer = lw.ProductQuantizer(40, 8, int(variant), train_iterations=4, **how).train(base)
+        return [quantizer.words, quantizer.encode(base)]
+    if kind == "ivfpq":
+        options = {"n_bits": int(variant), "train_iterations": 4, "code_iterations": 4}
+        index = lw.IVFPQ(40, 9, n_subspaces=10, n_probe=3, **options, **how)
+        found = index.train(base).add(base).search(queries, 10, rerank=20, eps0=3.0)
+        return [*found, *found.stats.values()]
     pool = lw.Flat(40, **how).add(base).pool(queries, 32)
     if kind == "plan":
         keys = lw.lanes.query_keys(queries)

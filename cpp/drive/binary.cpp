@@ -9,6 +9,7 @@
 #include "numbers.h"
 #include "runs.h"
 #include "search.h"
+#include "shortlist.h"
 
 namespace lw {
 namespace {
@@ -17,12 +18,6 @@ namespace {
 constexpr double kLargestCode = static_cast<double>(kBitEntry) / 4;
 
 std::size_t n_panels(const BitPlan& plan) { return (plan.n_axes + kLanes - 1) / kLanes; }
-
-// A positive number as a bfloat16: the nearest, or with 0xFFFF for `half` the next one above.
-std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
-  const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(x));
-  return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
-}
 
 // Some vectors on their way to the bits; a null one stays zero.
 struct Projected {
@@ -64,45 +59,6 @@ void enter(const Store& store, const BitPlan& plan, const Bits& bits, std::size_
                                          : dot(plan.center, plan.center, plan.dim) - dot(plan.center, x, plan.dim));
   bits.factors[at] = to_bf16(factor);
   bits.errors[at] = to_bf16(std::sqrt(bits2 + outside2), 0xFFFF);
-}
-
-// The `size` best of a query so far by (estimate, position), and a few behind them that wait to be dropped together.
-struct Shortlist {
-  std::size_t size;
-  float bound;  // estimates beyond it cannot be among the best
-  std::vector<Neighbor> entries;
-  ScanStats stats;
-
-  static Shortlist of(const Request& request) {
-    return {request.rerank, std::numeric_limits<float>::infinity(), {}, {}};
-  }
-  void restart(const Shortlist& whole) {
-    size = whole.size;
-    bound = whole.bound;
-    entries.clear();
-    stats = {};
-  }
-
-  void add(const Neighbor& entry) {
-    if (entry.distance > bound) return;
-    entries.push_back(entry);
-    // Selecting costs a pass over all: once for every so many entries.
-    if (entries.size() >= 2 * std::max<std::size_t>(size, 32)) shrink();
-  }
-
-  void shrink() {
-    if (entries.size() < size) return;
-    const auto last = entries.begin() + static_cast<std::ptrdiff_t>(size) - 1;
-    std::nth_element(entries.begin(), last, entries.end());
-    bound = last->distance;
-    entries.resize(size);
-  }
-};
-
-void merge(const Shortlist& piece, Shortlist& whole) {
-  for (const Neighbor& entry : piece.entries) whole.add(entry);
-  whole.stats.candidates += piece.stats.candidates;
-  whole.stats.dimensions += piece.stats.dimensions;
 }
 
 // One query, ready to meet bits.
@@ -149,9 +105,7 @@ class Query {
     const float limit = std::nextafter(list.bound, std::numeric_limits<float>::infinity());
     kernels_.screen_bits({bits_.bits + at * n_bytes, bits_.base + at, bits_.factors + at, n_bytes}, n_groups(n),
                          {tables_.data(), total_, step_}, limit, alive, estimates);
-    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) {
-      list.add({estimates[offset], static_cast<std::int64_t>(at + offset)});
-    });
+    for_each_alive(alive, n_groups(n), [&](std::uint32_t offset) { list.add(estimates[offset], at + offset); });
   }
 
   const Kernels& kernels_;
@@ -198,12 +152,7 @@ struct Funnel {
   const Output& output;
 
   void take(std::size_t q, std::size_t k, Shortlist& list) const {
-    constexpr std::size_t kTogether = 64;
     const float* const query = request.queries + q * store.dim;
-    Search search = Search::of(request);
-    search.stats = list.stats;
-    list.shrink();
-    std::sort(list.entries.begin(), list.entries.end());
     // What an estimate lacks of half the distance, or of the distance for products.
     const bool product = store.metric != Metric::kL2;
     const double length2 = centered_norm2(query, plan.center, store.dim);
@@ -211,22 +160,13 @@ struct Funnel {
     const double scale = product ? 1.0 : 2.0;
     const double one = store.metric == Metric::kCosine ? 1.0 : 0.0;
     const double offset = product ? one - dot(query, plan.center, store.dim) : length2 / 2;
-    const auto hopeless = [&](const Neighbor& candidate) {
-      if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
-      const double error = static_cast<double>(from_bf16(bits.errors[candidate.id])) * length;
-      const double lower = scale * (static_cast<double>(candidate.distance) + offset - request.eps0 * error);
-      return lower > static_cast<double>(search.best.bound());
-    };
-    std::int64_t rows[kTogether];
-    std::size_t n = 0;
-    for (const Neighbor& candidate : list.entries) {
-      if (hopeless(candidate)) continue;
-      rows[n++] = store.row(static_cast<std::size_t>(candidate.id));
-      if (n < kTogether) continue;
-      settle(kernels, store, query, rows, n, search);
-      n = 0;
-    }
-    settle(kernels, store, query, rows, n, search);
+    Search search =
+        list.settled(kernels, store, request, query, [&](float estimate, std::size_t at, const Search& found) {
+          if (request.eps0 == std::numeric_limits<double>::infinity()) return false;
+          const double error = static_cast<double>(from_bf16(bits.errors[at])) * length;
+          const double lower = scale * (static_cast<double>(estimate) + offset - request.eps0 * error);
+          return lower > static_cast<double>(found.best.bound());
+        });
     output.take(q, k, search);
   }
 };

@@ -1,6 +1,7 @@
 // Small number formats and sums in double precision for what drivers prepare.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -8,6 +9,12 @@
 namespace lw {
 
 inline float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x) << 16); }
+
+// A positive number as a bfloat16: the nearest, or with 0xFFFF for `half` the next one above.
+inline std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
+  const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(x));
+  return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
+}
 
 // The sum of term(d) over n dimensions, in eight chains.
 template <class Term>

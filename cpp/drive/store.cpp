@@ -22,11 +22,31 @@ void settle(const Kernels& kernels, const Store& store, const float* query, cons
   search.stats.dimensions += n * store.dim;
 }
 
+void settle_near(const Kernels& kernels, const Store& store, const float* query, const std::int64_t* rows,
+                 std::size_t n, Search& search) {
+  const float bound = search.best.bound();
+  if (store.metric != Metric::kL2 || bound == std::numeric_limits<float>::infinity()) {
+    settle(kernels, store, query, rows, n, search);
+    return;
+  }
+  float distances[kSettledTogether];
+  for_each_named(store.rows, rows, n, store.dim,
+                 [&](const float* floats, const std::int64_t* ids, std::size_t at, std::size_t m) {
+                   kernels.l2_rows_within(query, floats, ids, m, store.dim, bound, distances + at);
+                 });
+  for (std::size_t i = 0; i < n; ++i) {
+    if (distances[i] == std::numeric_limits<float>::infinity()) continue;
+    const Neighbor candidate{distances[i], store.labels == nullptr ? rows[i] : store.labels[rows[i]]};
+    if (search.best.push(candidate)) search.found.push_back(candidate);
+    ++search.stats.settled;
+    search.stats.dimensions += store.dim;
+  }
+}
+
 bool rescore(const Kernels& kernels, const Store& store, const float* queries, std::size_t n_queries,
              const std::int64_t* rows, std::size_t n_ids, std::size_t k, const Output& output, std::size_t n_threads,
              const Interrupt& interrupt) {
   return parallel_for(n_queries, n_threads, interrupt, [&](std::size_t q, std::size_t) {
-    constexpr std::size_t kTogether = 16;
     const float* const query = queries + q * store.dim;
     Search search{TopK(k), {}, {}};
     std::vector<std::int64_t> named(rows + q * n_ids, rows + (q + 1) * n_ids);
@@ -39,25 +59,9 @@ bool rescore(const Kernels& kernels, const Store& store, const float* queries, s
       named = seen;
     }
     search.stats.candidates = named.size();
-    for (std::size_t first = 0; first < named.size(); first += kTogether) {
-      const std::size_t n = std::min(kTogether, named.size() - first);
-      const float bound = search.best.bound();
-      if (store.metric != Metric::kL2 || bound == std::numeric_limits<float>::infinity()) {
-        settle(kernels, store, query, named.data() + first, n, search);
-        continue;
-      }
-      float distances[kTogether];
-      for_each_named(store.rows, named.data() + first, n, store.dim,
-                     [&](const float* floats, const std::int64_t* ids, std::size_t at, std::size_t m) {
-                       kernels.l2_rows_within(query, floats, ids, m, store.dim, bound, distances + at);
-                     });
-      for (std::size_t i = 0; i < n; ++i) {
-        if (distances[i] == std::numeric_limits<float>::infinity()) continue;
-        const std::int64_t row = named[first + i];
-        search.best.push({distances[i], store.labels == nullptr ? row : store.labels[row]});
-        ++search.stats.settled;
-        search.stats.dimensions += store.dim;
-      }
+    for (std::size_t first = 0; first < named.size(); first += kSettledTogether) {
+      settle_near(kernels, store, query, named.data() + first, std::min(kSettledTogether, named.size() - first),
+                  search);
     }
     output.take(q, k, search);
   });

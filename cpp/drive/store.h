@@ -129,6 +129,12 @@ inline std::uint64_t allowed_mask(const Store& store, const Request& request, st
 void settle(const Kernels& kernels, const Store& store, const float* query, const std::int64_t* rows, std::size_t n,
             Search& search);
 
+// The same for at most kSettledTogether rows, but where the distance is L2 and there is a bound, a row is read only as
+// far as it takes to see that it is beyond; it does not count as settled then.
+inline constexpr std::size_t kSettledTogether = 16;
+void settle_near(const Kernels& kernels, const Store& store, const float* query, const std::int64_t* rows,
+                 std::size_t n, Search& search);
+
 // The k nearest of the n_ids rows that each query names, -1 for none; a row named twice counts once. Reads of a row
 // only what it takes to see that it cannot be among them, unless it is widened. Returns false if interrupted.
 [[nodiscard]] bool rescore(const Kernels& kernels, const Store& store, const float* queries, std::size_t n_queries,

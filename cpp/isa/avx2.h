@@ -93,6 +93,12 @@ LW_INLINE float sum(F32 a) {
 LW_INLINE __m256i load_si256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 LW_INLINE void store_si256(void* p, __m256i a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
+LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
+  const __m128i i = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
+  return {_mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(i), 4),
+          _mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(_mm_srli_si128(i, 8)), 4)};
+}
+
 LW_INLINE I32 load_i32(const std::int32_t* p) { return {load_si256(p), load_si256(p + 8)}; }
 LW_INLINE void store(std::int32_t* p, I32 a) {
   store_si256(p, a.lo);

@@ -67,6 +67,11 @@ LW_INLINE float sum(F32 a) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
+LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
+  const __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
+  return {_mm512_i32gather_ps(i, table, 4)};
+}
+
 LW_INLINE I32 load_i32(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 LW_INLINE void store(std::int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
 LW_INLINE I32 set_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }

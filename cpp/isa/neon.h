@@ -103,6 +103,12 @@ LW_INLINE float sum(F32 a) {
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
+LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
+  float r[16];
+  for (int i = 0; i < 16; ++i) r[i] = table[index[i]];
+  return load(r);
+}
+
 LW_INLINE I32 load_i32(const std::int32_t* p) {
   return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
 }

@@ -114,6 +114,12 @@ LW_INLINE float sum(F32 a) {
   return a.v[0];
 }
 
+LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
+  F32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = table[index[i]];
+  return r;
+}
+
 LW_INLINE I32 load_i32(const std::int32_t* p) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = p[i];

@@ -6,6 +6,7 @@ Where to find what
 `KMeans`, `IVF`   clustering by tiled products, and inverted lists trained by it
 `sklearn`         `KMeans` as a scikit-learn estimator; imported by name only
 `HierarchicalKMeans`  k-means in two levels, for very many clusters
+`ProductQuantizer`  vectors as the code words of their sub-vectors
 `HNSW`            search of a graph that hnswlib built
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
@@ -23,7 +24,9 @@ from lanewise.flat import Flat
 from lanewise.hierarchical import HierarchicalKMeans
 from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
+from lanewise.ivfpq import IVFPQ
 from lanewise.lanes import LaneSearch, merge
+from lanewise.pq import ProductQuantizer
 from lanewise.result import RangeResult, SearchResult
 from lanewise.rotation import RandomRotation
 
@@ -32,10 +35,12 @@ __version__ = _version("lanewise")
 __all__ = [
     "HNSW",
     "IVF",
+    "IVFPQ",
     "Flat",
     "HierarchicalKMeans",
     "KMeans",
     "LaneSearch",
+    "ProductQuantizer",
     "RandomRotation",
     "RangeResult",
     "SearchResult",

@@ -94,6 +94,19 @@ class Kernels:
         near: _I32,
         ids: _U32 | None = None,
     ) -> None: ...
+    def nearest_words(
+        self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
+    ) -> None: ...
+    def screen_words(
+        self,
+        codes: _U8,
+        base: _F32,
+        factors: _U16,
+        tables: _F32,
+        limit: float,
+        alive: _U16,
+        estimates: _F32,
+    ) -> None: ...
     def threefry(
         self, key: _U64, counter0: _U64, counter1: int, out0: _U64, out1: _U64
     ) -> None: ...
@@ -173,6 +186,37 @@ class Bits:
     ) -> None: ...
 
 @disjoint_base
+class Words:
+    def __init__(self, words: _F32, panels: _F32 | None) -> None: ...
+    def encode(self, kernels: Kernels, x: _F32, codes: _U8, n_threads: int) -> None: ...
+
+@disjoint_base
+class ProductPlan:
+    def __init__(
+        self,
+        kernels: Kernels,
+        words: Words,
+        center: _F32,
+        centroids: _F32,
+        by_residual: bool,
+    ) -> None: ...
+    @property
+    def n_bytes(self) -> int: ...
+
+@disjoint_base
+class Products:
+    def __init__(
+        self, plan: ProductPlan, codes: _U8, base: _F32, factors: _U16, errors: _U16
+    ) -> None: ...
+    def fill(
+        self, kernels: Kernels, store: Store, first: int, last: int, n_threads: int
+    ) -> None: ...
+
+def train_words(
+    kernels: Kernels, x: _F32, words: _F32, n_iterations: int, n_threads: int
+) -> None: ...
+
+@disjoint_base
 class Within:
     def sizes(self, out: _I64) -> None: ...
     def copy(self, distances: _F32, ids: _I64) -> None: ...
@@ -180,7 +224,7 @@ class Within:
 def scan(
     kernels: Kernels,
     store: Store,
-    planes: Blocks | Codes | Bits,
+    planes: Blocks | Codes | Bits | Products,
     queries: _F32,
     probes: _I64 | None,
     allowed: _U64 | None,
@@ -192,11 +236,12 @@ def scan(
     stats: _U64,
     n_threads: int,
     rerank: int = 0,
+    n_probe: int = 0,
 ) -> None: ...
 def scan_within(
     kernels: Kernels,
     store: Store,
-    planes: Blocks | Codes | Bits,
+    planes: Blocks | Codes | Bits | Products,
     queries: _F32,
     probes: _I64 | None,
     allowed: _U64 | None,

@@ -55,6 +55,7 @@ __all__ = [
     "row_error",
     "screen_bits",
     "screen_codes",
+    "screen_words",
     "search",
     "share_below",
     "sign_bits",
@@ -582,7 +583,7 @@ def screen_bits(
     ([2], [-14.0, -46.0])
     """
     codes = np.asarray(bits, np.int64)
-    n_groups, n_bytes = codes.shape[:2]
+    n_bytes = codes.shape[1]
     by_byte = np.asarray(tables, np.int64).swapaxes(1, 2).reshape(n_bytes, 2, 16)
     j = np.arange(n_bytes)[:, np.newaxis]
     entries = (by_byte[j, 0, codes & 15] + by_byte[j, 1, codes >> 4]).sum(axis=1).ravel()
@@ -590,10 +591,67 @@ def screen_bits(
     scaled = bfloat16(factors).astype(np.float32)
     with np.errstate(over="ignore"):
         estimates = fused(scaled, -np.float32(step) * products, base)
+    return _below_limit(estimates, limit, alive), estimates
+
+
+def screen_words(
+    codes: npt.ArrayLike,
+    base: npt.ArrayLike,
+    factors: npt.ArrayLike,
+    tables: npt.ArrayLike,
+    limit: float,
+    alive: npt.ArrayLike,
+) -> tuple[npt.NDArray[np.uint16], Floats]:
+    """Return whose estimate from product codes is below a limit, and the estimates.
+
+    Parameters
+    ----------
+    codes : array-like of uint8, shape (n_groups, n_subspaces, 16)
+        Code s of member l of group g is ``codes[g, s, l]``.
+    base : array-like of float32, shape (16 * n_groups,)
+    factors : array-like of uint16, shape (16 * n_groups,)
+        bfloat16.
+    tables : array-like of float32, shape (n_subspaces, 256)
+    limit : float
+    alive : array-like of uint16, shape (n_groups,)
+        Bit l of word g is set if member l of group g is asked for.
+
+    Returns
+    -------
+    alive : ndarray of uint16, shape (n_groups,)
+    estimates : ndarray of float32, shape (16 * n_groups,)
+        ``base - factors * sum of entries``.
+
+    Notes
+    -----
+    Entries are added in float32 in the order of the sub-spaces; the product and the difference are
+    `fused`.
+
+    Examples
+    --------
+    >>> tables = np.arange(256.0)[np.newaxis]
+    >>> codes = np.arange(16)[np.newaxis, np.newaxis]
+    >>> one = np.full(16, 0x3F80, np.uint16)
+    >>> alive, estimates = screen_words(codes, np.zeros(16), one, tables, -13, [0xFFFF])
+    >>> alive.tolist(), estimates[:3].tolist()
+    ([49152], [0.0, -1.0, -2.0])
+    """
+    numbers, entries = np.asarray(codes, np.int64), np.asarray(tables, np.float32)
+    products = np.zeros((len(numbers), _LANES), np.float32)
+    with np.errstate(over="ignore"):
+        for s, entry in enumerate(entries):
+            products = products + entry[numbers[:, s]]
+        scaled = bfloat16(factors).astype(np.float32)
+        estimates = fused(scaled, np.float32(0) - products.ravel(), base)
+    return _below_limit(estimates, limit, alive), estimates
+
+
+def _below_limit(estimates: Floats, limit: float, alive: npt.ArrayLike) -> npt.NDArray[np.uint16]:
+    """Masks of those asked for whose estimate is below the limit."""
     lane = np.uint16(1) << np.arange(_LANES, dtype=np.uint16)
     asked = np.asarray(alive, np.uint16)[:, np.newaxis] & lane
-    words = np.where((estimates < np.float32(limit)).reshape(n_groups, _LANES), asked, 0)
-    return words.sum(axis=1).astype(np.uint16), estimates
+    words = np.where((estimates < np.float32(limit)).reshape(-1, _LANES), asked, 0)
+    return np.asarray(words.sum(axis=1), np.uint16)
 
 
 def assign(

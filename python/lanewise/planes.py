@@ -41,7 +41,9 @@ class Planes(Protocol):
     ) -> Self:
         """Enter the rows at positions [first, last)."""
 
-    def native(self, positions: int) -> _native.Blocks | _native.Codes | _native.Bits:
+    def native(
+        self, positions: int
+    ) -> _native.Blocks | _native.Codes | _native.Bits | _native.Products:
         """Return the filled part, as the drivers take it."""
 
     def arrays(self, positions: int) -> Arrays:

@@ -29,6 +29,7 @@ from lanewise.binary import BinaryPlanes
 from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
+from lanewise.pq import ProductPlanes
 from lanewise.progress import Progress, say_nothing
 from lanewise.result import RangeResult, SearchResult
 from lanewise.threads import resolve_threads
@@ -88,7 +89,7 @@ class Snapshot:
     state: State
     rows: Numbers
     store: _native.Store
-    planes: _native.Blocks | _native.Codes | _native.Bits | None
+    planes: _native.Blocks | _native.Codes | _native.Bits | _native.Products | None
 
     @property
     def n_live(self) -> int:
@@ -99,12 +100,15 @@ class Snapshot:
 class Rows:
     """Vectors of one dimension and metric, in one list or in many.
 
-    What `Flat` and `IVF` have in common: validation, canonical rows, planes, the scan.
+    What `Flat`, `IVF` and `IVFPQ` have in common: validation, canonical rows, planes, the scan.
 
     Parameters
     ----------
     dim, metric, storage, rotation, seed, kernels, n_threads
         As for `lanewise.Flat`.
+    products : ProductPlanes, optional
+        Without rows, and without a plan until the lists are trained: storage is "pq" then, which is
+        for `lanewise.IVFPQ` alone.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Rows:
         seed: int,
         kernels: str | Kernels | None,
         n_threads: int | None,
+        *,
+        products: ProductPlanes | None = None,
     ) -> None:
         self.dim = check_int(dim, "dim", low=1, high=2**24)
         self.metric = check_metric(metric)
@@ -123,8 +129,11 @@ class Rows:
         self.n_threads = n_threads
         resolve_threads(n_threads)
         self.seed = check_int(seed, "seed", low=0, high=2**64 - 1)
-        self.storage = _check_storage(storage, self.dim)
-        self.rotation = _check_rotation(rotation, self.storage, self.dim)
+        self._products = products
+        if products is None:
+            storage = _check_storage(storage, self.dim)
+            rotation = _check_rotation(rotation, storage, self.dim)
+        self.storage, self.rotation = storage, rotation
         self._lock = threading.Lock()
         self._publish(
             State(
@@ -145,6 +154,8 @@ class Rows:
             return BlockPlanes(self.dim, self.seed, self.product)
         if self.storage == "binary":
             return BinaryPlanes(self.dim, self.rotation, self.seed)
+        if self._products is not None:
+            return self._products
         return CodePlanes(self.dim, self.rotation, self.product, 4 if self.storage == "sq4" else 8)
 
     @property
@@ -201,6 +212,19 @@ class Rows:
         if self.metric == "cosine":
             return normalized(rows), 1.0
         return rows, check_lengths(rows, name)
+
+    def emptied(self, products: ProductPlanes) -> Rows:
+        """Return the same without rows, with other planes to come."""
+        return Rows(
+            self.dim,
+            self.metric,
+            self.storage,
+            self.rotation,
+            self.seed,
+            self.kernels,
+            self.n_threads,
+            products=products,
+        )
 
     def append(
         self, X: Any, ids: Any, n_threads: int | None, report: Progress = say_nothing
@@ -424,14 +448,18 @@ class Rows:
         Q: Floats,
         k: int,
         *,
-        probes: Ids | None,
+        probes: Ids | None = None,
         filter: Any,
         eps0: float,
-        delta: int,
+        delta: int = 1,
         n_threads: int | None,
         rerank: int | None = None,
+        n_probe: int = 0,
     ) -> SearchResult:
-        """Scan the probed lists, all by default, for canonical queries."""
+        """Scan the probed lists, all by default, for canonical queries.
+
+        Product codes come with lists of their own, and get no `probes` but their number.
+        """
         k = check_int(k, "k", low=0, high=2**31 - 1)
         rerank = self._check_rerank(rerank, k)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
@@ -458,6 +486,7 @@ class Rows:
                 stats,
                 threads,
                 min(rerank, n_allowed),
+                n_probe,
             )
         return SearchResult(*_padded(distances, ids, k), _named(stats))
 
@@ -510,7 +539,7 @@ class Rows:
     def _check_rerank(self, rerank: int | None, k: int) -> int:
         """Rows that a query scores exactly, if it has to choose."""
         if rerank is not None:
-            if self.storage != "binary":
+            if self.storage not in ("binary", "pq"):
                 raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
             return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
         learned = 1
@@ -647,10 +676,18 @@ class Rows:
         header: dict[str, Any],
         arrays: dict[str, np.ndarray[Any, Any]],
         *,
+        product_codes: bool = False,
         kernels: str | Kernels | None = None,
         n_threads: int | None = None,
     ) -> Rows:
-        """Return the rows that `arrays` described."""
+        """Return the rows that `arrays` described, in product codes only if they are asked for."""
+        if (header["storage"] == "pq") != product_codes:
+            raise ValueError(f"storage: got {header['storage']!r}, which is not of this index")
+        planes = {
+            name.removeprefix("planes."): array
+            for name, array in arrays.items()
+            if name.startswith("planes.")
+        }
         rows = cls(
             header["dim"],
             header["metric"],
@@ -659,13 +696,9 @@ class Rows:
             header["seed"],
             kernels,
             n_threads,
+            products=ProductPlanes.without_rows(planes) if product_codes else None,
         )
         _check_arrays(header, arrays, rows.dim, rows.metric)
-        planes = {
-            name.removeprefix("planes."): array
-            for name, array in arrays.items()
-            if name.startswith("planes.")
-        }
         state = State(
             rows=arrays["rows"],
             planes=rows._no_planes().restored(planes),
@@ -690,7 +723,8 @@ class Rows:
 def _unpickled(
     header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], n_threads: int | None
 ) -> Rows:
-    return Rows.restored(header, arrays, n_threads=n_threads)
+    product_codes = header["storage"] == "pq"
+    return Rows.restored(header, arrays, product_codes=product_codes, n_threads=n_threads)
 
 
 def _check_arrays(

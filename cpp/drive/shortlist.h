@@ -1,0 +1,136 @@
+// What first passes without a guarantee share: the candidates with the best estimates, and their way to the rows.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <vector>
+
+#include "store.h"
+
+namespace lw {
+
+// An estimate and a position below 2^32 as one whole number, in their order: comparing those costs no wrong guesses.
+inline std::uint64_t to_key(float estimate, std::size_t position) {
+  const auto word = std::bit_cast<std::uint32_t>(estimate + 0.0f);
+  const std::uint32_t ordered = word ^ (0x80000000u | (0u - (word >> 31)));
+  return static_cast<std::uint64_t>(ordered) << 32 | position;
+}
+inline float estimate_of(std::uint64_t key) {
+  const auto ordered = static_cast<std::uint32_t>(key >> 32);
+  return std::bit_cast<float>(ordered ^ (0x80000000u | ((ordered >> 31) - 1u)));
+}
+inline std::size_t position_of(std::uint64_t key) { return key & 0xFFFFFFFFu; }
+
+// The `size` best of a query so far by (estimate, position), and a few behind them that wait to be dropped together.
+struct Shortlist {
+  std::size_t size;
+  float bound;  // estimates beyond it cannot be among the best
+  std::vector<std::uint64_t> keys;
+  ScanStats stats;
+
+  static Shortlist of(const Request& request) {
+    return {request.rerank, std::numeric_limits<float>::infinity(), {}, {}};
+  }
+  void restart(const Shortlist& whole) {
+    size = whole.size;
+    bound = whole.bound;
+    keys.clear();
+    stats = {};
+  }
+
+  void add(float estimate, std::size_t position) {
+    if (estimate > bound) return;
+    add(to_key(estimate, position));
+  }
+  void add(std::uint64_t key) {
+    keys.push_back(key);
+    // Dropping costs a pass over all: once for every so many.
+    if (keys.size() >= 2 * std::max<std::size_t>(size, 32)) shrink();
+  }
+
+  // Drops what is certainly not among the best: all behind the bucket that the last of them is in. Nothing here depends
+  // on comparisons that would be guessed wrong.
+  void shrink() {
+    constexpr std::size_t kBuckets = 128;
+    std::uint64_t low = keys[0] >> 32;
+    std::uint64_t high = low;
+    for (const std::uint64_t key : keys) {
+      low = std::min(low, key >> 32);
+      high = std::max(high, key >> 32);
+    }
+    // From the range of their words to that of the buckets, rounded down.
+    const auto shift = std::max(static_cast<int>(std::bit_width(high - low)) - 7, 0);
+    std::uint32_t counts[kBuckets] = {};
+    for (const std::uint64_t key : keys) ++counts[((key >> 32) - low) >> shift];
+    std::size_t n = 0;
+    std::size_t bucket = 0;
+    while (n < size && bucket < kBuckets) n += counts[bucket++];
+    const std::uint64_t end = (low + (static_cast<std::uint64_t>(bucket) << shift)) << 32;
+    // The last bucket may hold too much, if many estimates are the same.
+    if (n > size + size / 2) {
+      cut();
+      return;
+    }
+    std::size_t m = 0;
+    std::uint64_t last = 0;
+    for (const std::uint64_t key : keys) {
+      keys[m] = key;
+      m += key < end ? 1 : 0;
+      last = std::max(last, key < end ? key : 0);
+    }
+    keys.resize(m);
+    bound = estimate_of(last);
+  }
+
+  // Drops all but the best.
+  void cut() {
+    if (keys.size() < size) return;
+    const auto last = keys.begin() + static_cast<std::ptrdiff_t>(size) - 1;
+    std::nth_element(keys.begin(), last, keys.end());
+    bound = estimate_of(*last);
+    keys.resize(size);
+  }
+
+  // Scores rows, those of the best estimates first, unless hopeless(estimate, position, search) says that one need not
+  // be: it is asked for a few at a time, of which none knows the others.
+  template <class Hopeless>
+  Search settled(const Kernels& kernels, const Store& store, const Request& request, const float* query,
+                 const Hopeless& hopeless) {
+    // A bound that grows tighter spares rows, or their ends if they are long; without it, reads of rows hide behind
+    // each other.
+    constexpr std::size_t kMost = 256;
+    constexpr std::size_t kLong = 128;
+    const bool whole = request.eps0 == std::numeric_limits<double>::infinity() && store.dim <= kLong;
+    const std::size_t together = whole ? kMost : kSettledTogether;
+    const auto settle_some = [&](const std::int64_t* rows, std::size_t n, Search& search) {
+      store.dim <= kLong ? settle(kernels, store, query, rows, n, search)
+                         : settle_near(kernels, store, query, rows, n, search);
+    };
+    Search search = Search::of(request);
+    search.stats = stats;
+    cut();
+    std::sort(keys.begin(), keys.end());
+    std::int64_t rows[kMost];
+    std::size_t n = 0;
+    for (const std::uint64_t key : keys) {
+      if (hopeless(estimate_of(key), position_of(key), search)) continue;
+      rows[n++] = store.row(position_of(key));
+      if (n < together) continue;
+      settle_some(rows, n, search);
+      n = 0;
+    }
+    settle_some(rows, n, search);
+    return search;
+  }
+};
+
+inline void merge(const Shortlist& piece, Shortlist& whole) {
+  for (const std::uint64_t key : piece.keys) {
+    if (estimate_of(key) <= whole.bound) whole.add(key);
+  }
+  whole.stats.candidates += piece.stats.candidates;
+  whole.stats.dimensions += piece.stats.dimensions;
+}
+
+}  // namespace lw
