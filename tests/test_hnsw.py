@@ -55,6 +55,7 @@ def canonical(index, Q, ids):
     return scored
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ties are up to the C++ library, GNU's here")
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_gives_what_the_graph_gives(rng, metric, k):
