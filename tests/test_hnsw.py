@@ -55,6 +55,7 @@ def canonical(index, Q, ids):
     return scored
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="ties are up to the C++ library, GNU's here")
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("k", [1, 5, 40])
 def test_gives_what_the_graph_gives(rng, metric, k):
@@ -346,6 +347,17 @@ def test_the_width_of_a_search_is_its_own(rng):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("between", [254, 255, 256, 600])
+def test_a_search_does_not_know_how_many_there_were_before(rng, between):
+    """Who was visited is told by a number of one byte, which comes round."""
+    X = np.arange(400, dtype=np.float32)[:, np.newaxis]
+    index = lw.HNSW._made(cases.nearest_graph(X), "f32", None, None, None)
+    Q = np.concatenate((X[399:], np.repeat(X[:1], between, axis=0), X[399:]))
+    ids = index.search(Q, 3, ef=10, n_threads=1).ids
+    assert ids[0].tolist() == ids[-1].tolist() == [399, 398, 397]
+    assert (ids[1:-1] == [0, 1, 2]).all()
 
 
 @every_metric

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "../prefetch.h"
-#include "float_mode.h"
 #include "heap.h"
 
 namespace lw {
@@ -103,7 +102,7 @@ int nearest(double x) {
   return static_cast<int>((x + kWholeFrom) - kWholeFrom);
 }
 
-// The same, less what is equal for all rows, estimated from codes: integer products, and one fused step for each.
+// The same, less what is equal for all rows, estimated from codes: integer products, and one step in float for each.
 class ByCodes {
  public:
   ByCodes(const Kernels& kernels, const Graph& graph, const float* query, GraphScratch& scratch)
@@ -189,9 +188,7 @@ class Walk {
         moved = false;
         const std::uint32_t* const links = graph_.upper_links(now.id, level);
         std::size_t n = 0;
-        for (; n < graph_.max_m && links[n] != kNoLink; ++n) {
-          ids[n] = links[n];
-        }
+        for (; n < graph_.max_m && links[n] != kNoLink; ++n) ids[n] = links[n];
         ++stats_.hops;
         const float* const distances = score(n);
         for (std::size_t i = 0; i < n; ++i) {
