@@ -144,9 +144,9 @@ class Variant:
         The mean, and the extremes over queries and lanes.
     scored : float
         Candidates that all lanes score and report.
-    index_rows : float or None
+    index_rows : float
         Rows that the searches of indices looked at, all lanes together, with the pool's counted
-        once; None where the index does not tell.
+        once: for a graph the distances that steered it.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Variant:
     fewest_candidates: int
     most_candidates: int
     scored: float
-    index_rows: float | None
+    index_rows: float
 
 
 @dataclass(frozen=True)
@@ -672,9 +672,7 @@ def _from_lanes(
     )
 
 
-def _planned(
-    problem: Problem, budget: Budget, search: LaneSearch, index_rows: float | None
-) -> Variant:
+def _planned(problem: Problem, budget: Budget, search: LaneSearch, index_rows: float) -> Variant:
     result = search.search(problem.queries, budget.k)
     planned: Plan = result.plan
     return Variant(
@@ -710,12 +708,13 @@ def _amounts(counts: npt.NDArray[Any]) -> dict[str, Any]:
     }
 
 
-def _index_rows(answers: list[SearchResult]) -> float | None:
-    """Rows that the searches looked at; None if one of them does not tell."""
-    looked_at = [answer.stats.get("candidates") for answer in answers if len(answer.ids)]
-    if any(rows is None for rows in looked_at):
-        return None
-    return float(sum(float(np.mean(rows)) for rows in looked_at if rows is not None))
+def _index_rows(answers: list[SearchResult]) -> float:
+    """Rows that the searches looked at."""
+    return sum(
+        float(np.mean(answer.stats["distances" if "distances" in answer.stats else "candidates"]))
+        for answer in answers
+        if answer.stats
+    )
 
 
 # ------------------------------------------------------------------------------ what planning costs

@@ -299,7 +299,7 @@ def variants_table(comparison: Comparison, budget: Budget) -> Table:
             _or_dash(variant.mway_jaccard),
             f"{variant.candidates_per_lane:.1f}",
             f"{variant.scored:.1f}",
-            "n/a" if variant.index_rows is None else f"{variant.index_rows:,.0f}",
+            f"{variant.index_rows:,.0f}",
         )
     return table
 
@@ -325,12 +325,13 @@ def footnotes(comparison: Comparison) -> list[str]:
     list of str
     """
     looked_at = (
-        "hnswlib does not tell how many distances its search computes"
+        "distances that graph searches compute"
         if comparison.index == "hnsw"
-        else "rows that index searches look at, by all lanes together"
-        + (", centroids not counted" if comparison.index == "ivf" else "")
-        + "; a pool counts once, so times the lanes if each makes it for itself"
+        else "rows that index searches look at"
     )
+    looked_at += ", by all lanes together"
+    looked_at += ", centroids not counted" if comparison.index == "ivf" else ""
+    looked_at += "; a pool counts once, so times the lanes if each makes it for itself"
     return [
         "[1] mean over which lane is lost, the pool is not; a single index is the only worker.",
         "[2] candidates that the lanes score and report for a query, duplicates included.",
