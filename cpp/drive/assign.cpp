@@ -108,8 +108,9 @@ struct Scratch {
   std::vector<RowCode> facts;
   std::vector<std::int32_t> labels;
   std::vector<std::uint32_t> panels;
-  std::size_t skip = 0;   // points for which codes are not tried
-  std::size_t n_met = 0;  // panels, in guided pieces
+  std::vector<std::int64_t> met;  // centroids
+  std::size_t skip = 0;           // points for which codes are not tried
+  std::size_t n_met = 0;          // panels, in guided pieces
 };
 
 // Points that meet some panels, or all if there is no list of them.
@@ -246,13 +247,13 @@ class Centroids {
     if (n_doubtful > std::max(kFewestInDoubt, count / 8)) return false;
     for (std::size_t i = 0; i < count; ++i) {
       labels[i] = s.labels[i] >= 0 ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
-                                   : settle_near(i, n_points, points.rows + i * dim_, s);
+                                   : settle_near(i, n_points, points, s);
     }
     return true;
   }
 
   // Settles a point on the centroids that are near enough to its best.
-  std::int32_t settle_near(std::size_t i, std::size_t n_points, const float* x, Scratch& s) const {
+  std::int32_t settle_near(std::size_t i, std::size_t n_points, const Points& points, Scratch& s) const {
     const float* const scores = s.winners.data() + i * kLanes;
     const auto* const panels = reinterpret_cast<const std::int32_t*>(s.winners.data() + n_points * kLanes) + i * kLanes;
     const float* const seconds = s.winners.data() + 2 * n_points * kLanes + i * kLanes;
@@ -260,12 +261,24 @@ class Centroids {
     std::int64_t candidates[kLanes];
     std::size_t n = 0;
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      if (!(behind > seconds[lane])) return settle(x, nullptr, k_, s);
+      if (!(behind > seconds[lane])) return settle_all(i, points, s);
       if (!(behind > scores[lane])) {
         candidates[n++] = at(static_cast<std::size_t>(panels[lane]) * kLanes + lane);
       }
     }
-    return settle(x, candidates, n, s);
+    return settle(points.rows + i * dim_, candidates, n, s);
+  }
+
+  // Settles a point on all centroids that it meets.
+  std::int32_t settle_all(std::size_t i, const Points& points, Scratch& s) const {
+    const float* const x = points.rows + i * dim_;
+    if (points.panels == nullptr) return settle(x, nullptr, k_, s);
+    s.met.clear();
+    for (std::size_t p = 0; p < points.n_panels; ++p) {
+      const std::size_t first = points.panels[p] * kLanes;
+      for (std::size_t place = first; place < std::min(k_, first + kLanes); ++place) s.met.push_back(at(place));
+    }
+    return settle(x, s.met.data(), s.met.size(), s);
   }
 
   void by_floats(const Points& points, std::int32_t* labels, Scratch& s) const {
@@ -287,8 +300,8 @@ class Centroids {
       if (i % kLanes == 0) packed_norms2(s.points.data() + i * dim_, dim_, lengths2);
       const double ahead = static_cast<double>(s.scores[i]) - static_cast<double>(s.runner_ups[i]);
       const bool certain = ahead > doubt.of_floats(std::sqrt(lengths2[i % kLanes]));
-      labels[i] = certain ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
-                          : settle(points.rows + i * dim_, nullptr, k_, s);
+      labels[i] =
+          certain ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i]))) : settle_all(i, points, s);
     }
   }
 

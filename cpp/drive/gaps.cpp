@@ -38,6 +38,10 @@ Gaps::Gaps(const Kernels& kernels, const float* centroids, std::size_t k, std::s
   std::vector<std::pair<float, std::int64_t>> near;
   std::int64_t seed = 0;
   while (!left.empty()) {
+    if (interrupt.now()) {
+      finished = false;
+      return;
+    }
     const float* const row = centroids + static_cast<std::size_t>(seed) * dim;
     kernels.l2_rows(row, centroids, left.data(), left.size(), dim, distances.data());
     near.clear();
