@@ -551,11 +551,12 @@ def test_an_interrupted_fit_leaves_a_whole_iteration(rng):
     assert step > 100
 
 
-def test_an_interrupted_training_changes_nothing(rng):
+@pytest.mark.parametrize("kind", [lw.IVF, lw.IVFPQ])
+def test_an_interrupted_training_changes_nothing(rng, kind):
     X, Y = (cases.integers(rng, (60, 3), 50) for _ in range(2))
 
     options = {"n_probe": 2, "train_iterations": 1, "n_threads": 1}
-    trained = [lw.IVF(3, 6, **options).train(data) for data in (X, Y)]
+    trained = [kind(3, 6, **options).train(data) for data in (X, Y)]
     known = [answers(copy.deepcopy(index).add(X), X[:9], 1) for index in trained]
     assert known[0] != known[1]
     for step in itertools.count(1):

@@ -80,10 +80,11 @@ class IVF(Lists):
         return cls(dim, metric=metric, **settings)
 
     def _take(self, centroids: npt.NDArray[np.float32]) -> None:
-        super()._take(centroids)
-        self._coarse = Flat(
+        coarse = Flat(
             self.dim, self.metric, kernels=self._rows.kernels, n_threads=self._rows.n_threads
         ).add(centroids)
+        kmeans = self._model(centroids)
+        self._kmeans, self._coarse = kmeans, coarse
 
     def train(self, X: Any, *, progress: bool | Progress = False) -> Self:
         """Find the cells.

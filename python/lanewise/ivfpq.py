@@ -160,8 +160,8 @@ class IVFPQ(Lists):
             quantizer = self._quantizer.train_on(rows - beyond)
             report("code words", 1, 1)
         plan = ProductPlan(quantizer.words, quantizer.axes, center, centroids, self.by_residual)
-        self._rows = self._rows.emptied(ProductPlanes(plan))
-        self._take(centroids)
+        empty, model = self._rows.emptied(ProductPlanes(plan)), self._model(centroids)
+        self._rows, self._kmeans = empty, model
         return self
 
     def search(

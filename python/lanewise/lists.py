@@ -176,12 +176,16 @@ class Lists:
             )
 
     def _take(self, centroids: npt.NDArray[np.float32]) -> None:
-        """Become trained with these cells."""
+        """Become trained with these cells, at once: nobody finds half of it, nor Ctrl-C."""
+        self._kmeans = self._model(centroids)
+
+    def _model(self, centroids: npt.NDArray[np.float32]) -> KMeans:
+        """Return the k-means that these are the centroids of."""
         if len(centroids) != self.n_lists:
             raise ValueError(f"centroids: expected {self.n_lists}, got {len(centroids)}")
         kmeans = self._untrained()
         kmeans.cluster_centers_, kmeans.n_features_in_ = centroids, self.dim
-        self._kmeans = kmeans
+        return kmeans
 
     def _untrained(self) -> KMeans:
         return KMeans(
