@@ -421,8 +421,12 @@ try:
         call()
 except KeyboardInterrupt:
     assert index.search(X[:3], 5).ids.tolist() == expected
-    assert not hasattr(model, "labels_")
-    print("as it was", flush=True)
+    # As it was, or as a whole iteration has left it: how many there were time for, nobody knows.
+    if hasattr(model, "labels_"):
+        assert sys.argv[1] == "fit" and model.n_iter_ >= 1
+        assert model.predict(X).tolist() == model.labels_.tolist()
+        assert model.score(X) == -model.inertia_
+    print("whole", flush=True)
     raise
 """
 
@@ -445,7 +449,7 @@ def test_ctrl_c_ends_a_program(call):
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert out == "as it was\n"
+    assert out == "whole\n", err
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode == -signal.SIGINT
 
