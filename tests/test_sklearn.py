@@ -101,6 +101,50 @@ def test_batches_and_warm_starts(rng):
     assert inertias == sorted(set(inertias), reverse=True)
 
 
+def test_a_refused_fit_leaves_the_estimator_as_it_was(rng):
+    X = blobs(rng, 60, 5, 4)
+    model = KMeans(4, random_state=1).fit(X)
+    model.feature_names_in_ = np.array(list("abcde"), dtype=object)
+    before = dict(vars(model))
+    for wrong, options in (
+        (X[:3, :3], {}),
+        (X[:, :3] * np.nan, {}),
+        (X[:, :3], {"sample_weight": np.zeros(60)}),
+    ):
+        with pytest.raises(ValueError, match=r"expected|NaN"):
+            model.fit(wrong, **options)
+        assert vars(model) == before
+    with pytest.raises(ValueError, match="expected at least n_clusters"):
+        (new := KMeans(4)).partial_fit(X[:3])
+    assert not hasattr(new, "n_features_in_")
+    assert model.fit(X[:, :3]).n_features_in_ == 3
+
+
+def test_batches_keep_to_their_settings(rng):
+    X = blobs(rng, 60, 5, 4)
+    model = KMeans(4, random_state=1).partial_fit(X)
+    before = dict(vars(model))
+    for setting, words in (
+        ({"n_clusters": 5}, "^n_clusters: expected 4 as before, got 5"),
+        ({"metric": "cosine"}, "^metric: expected 'l2' as before, got 'cosine'"),
+    ):
+        model.set_params(**setting)
+        with pytest.raises(ValueError, match=words):
+            model.partial_fit(X)
+        model.set_params(n_clusters=4, metric="l2")
+    assert vars(model) == before
+    assert model.partial_fit(X).n_steps_ == 2
+
+
+def test_wrong_numbers_of_jobs_are_named():
+    X = np.eye(3)
+    for n_jobs, error in ((0, ValueError), (True, TypeError), (2.0, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match=r"^n_jobs: expected an integer"):
+            KMeans(2, n_jobs=n_jobs).fit(X)
+    for n_jobs in (None, -1, -100, 2, np.int64(1)):
+        assert KMeans(2, n_jobs=n_jobs).fit(X).labels_.shape == (3,)
+
+
 def test_other_random_states(rng):
     X = blobs(rng, 80, 3, 1)
     one, same = (

@@ -5,12 +5,15 @@ Needs scikit-learn: ``pip install "lanewise[sklearn]"``. Nothing else in the pac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lanewise import cluster
+from lanewise.arrays import check_int
 
 try:
     from joblib import effective_n_jobs
@@ -44,11 +47,11 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         An int gives what `lanewise.KMeans` gives for it; None something else in each fit.
     n_jobs : int, optional
         Threads, as joblib counts them: -1 for all, -2 for all but one. By default all that the
-        process may use.
+        process may use, which is not what other estimators take None for.
 
     Attributes
     ----------
-    cluster_centers_, labels_, inertia_, n_iter_, n_features_in_
+    cluster_centers_, labels_, inertia_, n_iter_, n_features_in_, n_steps_
         As of `lanewise.KMeans`.
 
     Notes
@@ -70,6 +73,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     inertia_: float
     n_iter_: int
     n_features_in_: int
+    n_steps_: int
+    _fitted: cluster.KMeans
 
     def __init__(
         self,
@@ -100,22 +105,32 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Find the centroids; see `lanewise.KMeans.fit`."""
-        X = self._rows(X, reset=True)
-        model = self._model()
-        try:
-            model.fit(X, sample_weight=sample_weight)
-        finally:
-            # After Ctrl-C there may be iterations to keep.
-            if hasattr(model, "labels_"):
-                self._become(model)
+        with self._as_it_was_unless_fitted():
+            X = self._rows(X, reset=True)
+            model = self._model()
+            try:
+                model.fit(X, sample_weight=sample_weight)
+            finally:
+                # After Ctrl-C there may be iterations to keep.
+                if hasattr(model, "labels_"):
+                    self._become(model)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn one more batch; see `lanewise.KMeans.partial_fit`."""
-        fitted = hasattr(self, "_fitted")
-        X = self._rows(X, reset=not fitted)
-        model = self._fitted if fitted else self._model()
-        self._become(model.partial_fit(X, sample_weight=sample_weight))
+        """Learn one more batch; see `lanewise.KMeans.partial_fit`.
+
+        Settings are those of the fit or the batch that came first: others that are set later wait
+        for the next `fit`, and of `n_clusters` and `metric` they are refused.
+        """
+        with self._as_it_was_unless_fitted():
+            fitted = hasattr(self, "_fitted")
+            X = self._rows(X, reset=not fitted)
+            model = self._fitted if fitted else self._model()
+            for name in ("n_clusters", "metric"):
+                set_, first = getattr(self, name), getattr(model, name)
+                if set_ != first:
+                    raise ValueError(f"{name}: expected {first!r} as before, got {set_!r}")
+            self._become(model.partial_fit(X, sample_weight=sample_weight))
         return self
 
     def predict(self, X: Any) -> npt.NDArray[np.int32]:
@@ -153,18 +168,36 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         seed = options["random_state"]
         if not isinstance(seed, (int, np.integer)):
             options["random_state"] = int(check_random_state(seed).randint(2**31 - 1))
-        threads = None if n_jobs is None else effective_n_jobs(n_jobs)
+        threads = None if n_jobs is None else _n_threads(n_jobs)
         model = cluster.KMeans(**options, n_threads=threads)
         if self.warm_start and hasattr(self, "_fitted"):
             model.cluster_centers_ = self._fitted.cluster_centers_
         return model
 
+    @contextmanager
+    def _as_it_was_unless_fitted(self) -> Iterator[None]:
+        """Take back what is known of the features of points that are not fitted after all."""
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            if vars(self).get("_fitted") is before.get("_fitted"):
+                self.__dict__ = before
+            raise
+
     def _become(self, model: cluster.KMeans) -> None:
-        self._fitted = model
         names = ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_steps_")
-        self.__dict__.update({name: vars(model)[name] for name in names if name in vars(model)})
+        state = {name: vars(model)[name] for name in names if name in vars(model)}
+        self.__dict__.update(state, _fitted=model)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _n_threads(n_jobs: Any) -> int:
+    n_jobs = check_int(n_jobs, "n_jobs")
+    if n_jobs == 0:
+        raise ValueError("n_jobs: expected an integer other than 0, got 0")
+    return int(effective_n_jobs(n_jobs))
