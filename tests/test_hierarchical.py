@@ -254,7 +254,7 @@ def test_a_plan_measures_and_prints():
     assert lines[0] == "10,000,000 x 128, k 65,536, 25 iterations"
     assert [line.split()[0] for line in lines[2:]] == ["KMeans", "HierarchicalKMeans"]
     assert len(set(map(len, lines[1:]))) == 1
-    for n, d, k in ((1, 1, 1), (10, 3, 10), (50, 20_000, 4)):
+    for n, d, k in ((1, 1, 1), (10, 3, 10), (50, 20_000, 4), (2**62, 2**19, 2**31 - 16)):
         assert plan(n, d, k, n_threads=1, kernels="scalar").flat.multiply_adds > 0
 
 
@@ -263,9 +263,36 @@ def test_wrong_numbers_of_a_plan_are_named():
         ((0, 1, 1), "n: "),
         ((1, 0, 1), "d: "),
         ((5, 1, 6), "k: expected an integer from 1 to 5, got 6"),
+        ((2**62 + 1, 1, 1), "n: expected an integer from 1 to"),
+        ((5, 2**19 + 1, 1), "d: expected an integer from 1 to 524288"),
+        ((2**40, 1, 2**31), "k: expected an integer from 1 to"),
     ):
         with pytest.raises(ValueError, match=f"^{words}"):
             plan(*numbers)
     for name in ("iterations", "refine", "n_threads"):
         with pytest.raises(ValueError, match=f"^{name}: "):
             plan(10, 2, 3, **{name: -1})
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            plan(10, 2, 3, **{name: 2**62 + 1})
+
+
+@pytest.mark.parametrize("d", [1, 100, 2**18, 2**19])
+def test_a_measurement_takes_no_more_floats_than_it_says(monkeypatch, d):
+    sizes = []
+
+    def call(points):
+        sizes.append(points.size)
+        return points.size
+
+    monkeypatch.setattr(costs, "_SECONDS", 0.005)
+    assert costs._rate(d, call) > 0
+    assert 0 < max(sizes) <= costs._MOST_FLOATS
+
+
+@pytest.mark.usefixtures("unit_rates")
+def test_the_largest_numbers_of_a_plan_can_be_told():
+    most = 2**62
+    largest = plan(most, 2**19, 2**31 - 16, iterations=most, refine=most)
+    for cost in (largest.flat, largest.hierarchical):
+        assert 0 < cost.seconds < np.inf
+    assert "inf" not in str(largest)

@@ -15,11 +15,14 @@ from lanewise.kernels import Kernels, get
 from lanewise.lloyd import Floats, nearest
 from lanewise.threads import resolve_threads
 
-__all__ = ["Cost", "Plan", "plan"]
+__all__ = ["Cost", "Plan", "default_n_coarse", "plan"]
 
-# A measurement is repeated for this long; the fastest counts. Its points and centroids are no more.
+# A measurement is repeated for this long; the fastest counts. Its points are no more floats than
+# that, and neither are its centroids.
 _SECONDS = 0.1
 _MOST_FLOATS = 1 << 19
+# Products of a few counts up to this are far from the end of doubles.
+_MOST = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ def plan(
     Parameters
     ----------
     n, d, k : int
+        At most 2**62 points, of 2**19 dimensions.
     iterations : int, default 25
         Of `KMeans`, and of every clustering of `HierarchicalKMeans`.
     refine : int, default 2
@@ -112,14 +116,14 @@ def plan(
     >>> costs.flat.multiply_adds > 10 * costs.hierarchical.multiply_adds
     False
     """
-    n = check_int(n, "n", low=1)
-    d = check_int(d, "d", low=1)
+    n = check_int(n, "n", low=1, high=_MOST)
+    d = check_int(d, "d", low=1, high=_MOST_FLOATS)
     k = check_int(k, "k", low=1, high=min(n, 2**31 - 16))
-    iterations = check_int(iterations, "iterations", low=1)
-    refine = check_int(refine, "refine", low=0)
+    iterations = check_int(iterations, "iterations", low=1, high=_MOST)
+    refine = check_int(refine, "refine", low=0, high=_MOST)
     row = get(kernels)
     threads = resolve_threads(n_threads)
-    n_coarse = round(math.sqrt(k))
+    n_coarse = default_n_coarse(k)
     n_cell, k_cell = -(-n // n_coarse), -(-k // n_coarse)
     fine = _tile_rate(d, k, row, threads)
     coarse = fine if k == n_coarse else _tile_rate(d, n_coarse, row, threads)
@@ -163,6 +167,11 @@ class _Work:
         return _Work(self.multiply_adds * n, math.inf, self.seconds * n)
 
 
+def default_n_coarse(k: int) -> int:
+    """Return into how many clusters `HierarchicalKMeans` first divides the points."""
+    return round(math.sqrt(k))
+
+
 def _start(n: int, d: int, k: int, tiles: float, rows: float) -> _Work:
     """Return the work of `seeding.plus_plus`."""
     n_candidates = seeding.n_candidates(k)
@@ -197,22 +206,24 @@ def _row_rate(d: int, kernels: Kernels, threads: int) -> float:
 
     def call(points: Floats) -> int:
         found = np.full(len(points), np.inf, dtype=np.float32)
-        _native.plus_plus(kernels, points, None, uniforms, trials, 0, 2, chosen, found, threads)
-        return points.size * (1 + trials)
+        end = min(2, len(points))
+        _native.plus_plus(kernels, points, None, uniforms, trials, 0, end, chosen, found, threads)
+        return points.size * (1 + trials * (end - 1))
 
     return _rate(d, call)
 
 
 def _rate(d: int, call: Callable[[Floats], int]) -> float:
     """Return multiply-adds a second of a call that says how many it does, with ever more points."""
-    n, best = 64, 0.0
+    most = max(1, _MOST_FLOATS // d)
+    n, best = min(64, most), 0.0
     began = time.perf_counter()
     while time.perf_counter() - began < _SECONDS:
         points = _some_rows(n, d)
         started = time.perf_counter()
         multiply_adds = call(points)
         best = max(best, multiply_adds / max(time.perf_counter() - started, 1e-9))
-        n = min(4 * n, max(64, _MOST_FLOATS // d))
+        n = min(4 * n, most)
     return best
 
 

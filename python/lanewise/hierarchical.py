@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lanewise import draws
 from lanewise.arrays import check_int
 from lanewise.cluster import KMeans
+from lanewise.costs import default_n_coarse
 from lanewise.kernels import Kernels
 from lanewise.lloyd import Callback, Floats, Solution
 from lanewise.progress import Progress, reporting, say_nothing
@@ -105,7 +106,7 @@ class HierarchicalKMeans(KMeans):
             n_threads=n_threads,
         )
         self.n_coarse = (
-            round(self.n_clusters**0.5)
+            default_n_coarse(self.n_clusters)
             if n_coarse is None
             else check_int(n_coarse, "n_coarse", low=1, high=self.n_clusters)
         )
