@@ -59,6 +59,7 @@ def test_the_callback_can_end_the_fit(rng):
     told = []
     model = KMeans(12, max_iter=2, n_init=3).fit(X, callback=lambda one: told.append(one) or 1)
     assert [(one.run, one.iteration) for one in told] == [(r, i) for r in range(3) for i in (1, 2)]
+    assert len(set(told)) == 6, "told to be kept: each is itself, and has a hash"
     assert_same_bytes(fitted(model), fitted(KMeans(12, max_iter=2, n_init=3).fit(X)))
 
 

@@ -8,7 +8,7 @@ import pytest
 from cases import THREADS, assert_same_bytes
 from test_cluster import blobs, every_metric, fitted
 
-from lanewise import KMeans, oracle
+from lanewise import KMeans, lloyd, oracle
 from lanewise.cluster import assign
 
 
@@ -137,6 +137,21 @@ def numpys_peak(call):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 20), ({"init": "empty"}, 24), ({"max_cluster_size": 2000}, 62)]
+)
+def test_bytes_a_point(rng, monkeypatch, options, most):
+    """As documented, whatever the dimension; also where clusters become empty."""
+    monkeypatch.setattr(lloyd, "_CHUNK", 1 << 10)
+    X = rng.standard_normal((60_000, 2), dtype=np.float32)
+    start = X[:40].copy()
+    if options.pop("init", None):
+        start[0] = 1e4
+    model = KMeans(40, init=start, max_iter=2, n_threads=1, **options)
+    assert numpys_peak(lambda: model.fit(X)) <= most * len(X)
 
 
 @pytest.mark.slow

@@ -148,8 +148,8 @@ class KMeans:
     returns the nearest centroid, room or not.
 
     float32 rows in C order, memory-mapped ones too, are read where they are: beside them a fit
-    needs about 20 bytes a point, and the centroids a few times. Other types are converted, and for
-    the cosine the points are normalised, to a copy.
+    needs about 20 bytes a point, with `max_cluster_size` about 60, and the centroids a few times.
+    Other types are converted, and for the cosine the points are normalised, to a copy.
 
     Examples
     --------
@@ -422,7 +422,7 @@ class KMeans:
             centers = start
             sums, totals = np.zeros(centers.shape), np.zeros(len(centers))
         run = self._run(points, weights)
-        batch_sums, batch_totals, _ = run.sums(run.assign(centers), len(centers))
+        batch_sums, batch_totals = run.sums(run.assign(centers), len(centers))
         sums, totals = sums + batch_sums, totals + batch_totals
         known = totals > 0
         moved = centers.copy()

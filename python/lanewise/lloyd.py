@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,13 +20,12 @@ __all__ = ["Callback", "Iteration", "Run", "Solution", "Tell", "nearest"]
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Doubles = npt.NDArray[np.float64]
-Longs = npt.NDArray[np.int64]
 
 # What is needed of every point for a moment is made for this many at a time.
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Iteration:
     """What `KMeans.fit` tells its callback after an iteration.
 
@@ -118,8 +117,7 @@ class Run:
     ) -> float:
         """Sum in index order: NumPy's own sum may add in another order on another CPU."""
         total = 0.0
-        for begin in range(0, len(labels), _CHUNK):
-            chunk = slice(begin, begin + _CHUNK)
+        for chunk in _chunks(len(labels)):
             found = self._distances(metric, chunk, labels, centers).astype(np.float64)
             if weights is not None:
                 found *= weights[chunk]
@@ -205,13 +203,13 @@ class Run:
         left = np.arange(n)
         while len(left) > 0:
             open_ = np.flatnonzero(room > 0).astype(np.int32)
+            open_centers = centers[open_]
             asked = np.empty(len(left), dtype=np.int32)
             distances = np.empty(len(left), dtype=np.float32)
-            for begin in range(0, len(left), _CHUNK):
-                chunk = slice(begin, begin + _CHUNK)
+            for chunk in _chunks(len(left)):
                 found = nearest(
                     self.points[chunk] if len(left) == n else self.points[left[chunk]],
-                    centers[open_],
+                    open_centers,
                     self.metric,
                     self.kernels,
                     self.threads,
@@ -231,11 +229,10 @@ class Run:
     def means(self, labels: Labels, centers: Floats) -> Floats:
         """Mean of every cluster; an empty one takes over the point that lies farthest."""
         k = len(centers)
-        sums, totals, counts = self.sums(labels, k)
+        sums, totals = self.sums(labels, k)
         if (totals <= 0).any():
-            distances = self._distances(self.metric, slice(None), labels, centers)
-            labels = self.refill(labels, distances, totals, counts)
-            sums, totals, counts = self.sums(labels, k)
+            labels = self.refill(labels, centers, totals)
+            sums, totals = self.sums(labels, k)
         still_empty = totals <= 0
         totals[still_empty] = 1
         means = (sums / totals[:, np.newaxis]).astype(np.float32)
@@ -244,34 +241,29 @@ class Run:
             means[still_empty] = self.points[0]
         return normalized(means) if self.metric == "cosine" else means
 
-    def sums(self, labels: Labels, k: int) -> tuple[Doubles, Doubles, Longs]:
-        """Sum, total weight and number of the points of every cluster."""
+    def sums(self, labels: Labels, k: int) -> tuple[Doubles, Doubles]:
+        """Sum and total weight of the points of every cluster."""
         sums = np.empty((k, self.points.shape[1]), dtype=np.float64)
         totals = np.empty(k, dtype=np.float64)
         counts = np.empty(k, dtype=np.int64)
         _native.cluster_sums(
             self.kernels, self.points, labels, self.weights, sums, totals, counts, self.threads
         )
-        return sums, totals, counts
+        return sums, totals
 
-    def refill(
-        self,
-        labels: Labels,
-        distances: Floats,
-        totals: Doubles,
-        counts: Longs,
-    ) -> Labels:
+    def refill(self, labels: Labels, centers: Floats, totals: Doubles) -> Labels:
         """Labels with the farthest points moved to the empty clusters; equals go by their number.
 
         Points without weight do not count, and a cluster never gives its last point away.
         """
-        weighty = np.ones(len(labels), dtype=bool) if self.weights is None else self.weights > 0
-        left = (
-            counts if self.weights is None else np.bincount(labels[weighty], minlength=len(counts))
-        )
-        left = left.copy()
-        candidates = np.flatnonzero(weighty)
-        farthest = iter(candidates[np.argsort(-distances[candidates], kind="stable")])
+        weighty = None if self.weights is None else self.weights > 0
+        left = np.bincount(labels if weighty is None else labels[weighty], minlength=len(centers))
+        nearness = np.empty(len(labels), dtype=np.float32)
+        for chunk in _chunks(len(labels)):
+            nearness[chunk] = -self._distances(self.metric, chunk, labels, centers)
+        if weighty is not None:
+            nearness[~weighty] = np.inf
+        farthest = iter(np.argsort(nearness, kind="stable")[: left.sum()])
         refilled = labels.copy()
         for cluster in np.flatnonzero(totals <= 0):
             point = next((p for p in farthest if left[labels[p]] > 1), None)
@@ -280,6 +272,10 @@ class Run:
             left[labels[point]] -= 1
             refilled[point] = cluster
         return refilled
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(begin, begin + _CHUNK) for begin in range(0, n, _CHUNK))
 
 
 def nearest(
