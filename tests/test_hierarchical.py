@@ -142,6 +142,18 @@ def test_a_coarse_cluster_without_weight_is_split_all_the_same(rng):
     assert np.isfinite(model.cluster_centers_).all()
 
 
+def test_a_stream_starts_from_the_two_levels_of_its_first_batch(rng):
+    X, Y = blobs(rng, 300, 5, 7), blobs(rng, 40, 5, 7)
+    model = HierarchicalKMeans(16, random_state=3).partial_fit(X)
+    start = HierarchicalKMeans(16, random_state=3, refine=0).fit(X).cluster_centers_
+    expected = KMeans(16, init=start).partial_fit(X)
+    assert_same_bytes(model.cluster_centers_, expected.cluster_centers_)
+    assert_same_bytes(
+        model.partial_fit(Y).cluster_centers_, expected.partial_fit(Y).cluster_centers_
+    )
+    assert model.n_steps_ == 2
+
+
 def test_the_objective_is_near_that_of_one_level(rng):
     """Not a promise, but what it is for: better than centroids that are drawn."""
     X = blobs(rng, 3000, 8, 40, spread=2)

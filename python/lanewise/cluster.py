@@ -254,9 +254,22 @@ class KMeans:
         given = self._given(points.shape[1])
         some, weights_of_some = self._sample(points, weights)
         run = self._run(some, weights_of_some)
+        return self._follow(
+            run, points, weights, progress, lambda report: self._fit(run, given, report, tell)
+        )
+
+    def _follow(
+        self,
+        run: Run,
+        points: Floats,
+        weights: _Weights,
+        progress: bool | Progress,
+        find: Callable[[Progress], None],
+    ) -> Self:
+        """Become what a run finds; after Ctrl-C, what it has come to."""
         try:
-            with reporting(progress, "KMeans.fit") as report:
-                self._fit(run, given, report, tell)
+            with reporting(progress, f"{type(self).__name__}.fit") as report:
+                find(report)
             self._take(run, points, weights)
         except KeyboardInterrupt:
             run.settle()
@@ -413,13 +426,8 @@ class KMeans:
             centers, sums, totals = self._learned()
         else:
             points, weights = self._points_and_weights(X, sample_weight)
-            start = self._given(points.shape[1])
-            if start is None:
-                seed = self.random_state
-                start = self._run(points, weights).start(
-                    self.n_clusters, self.init, seed, say_nothing
-                )
-            centers = start
+            given = self._given(points.shape[1])
+            centers = self._start(points, weights) if given is None else given
             sums, totals = np.zeros(centers.shape), np.zeros(len(centers))
         run = self._run(points, weights)
         batch_sums, batch_totals = run.sums(run.assign(centers), len(centers))
@@ -440,6 +448,11 @@ class KMeans:
             _totals=totals,
         )
         return self
+
+    def _start(self, points: Floats, weights: _Weights) -> Floats:
+        """Return centroids for the first batch of a stream."""
+        run = self._run(points, weights)
+        return run.start(self.n_clusters, self.init, self.random_state, say_nothing)
 
     def _learned(self) -> tuple[Floats, Doubles, Doubles]:
         """Return the centroids, and the sums and weights of what was assigned to them."""
@@ -546,7 +559,7 @@ class KMeans:
         self.kernels = get()
 
     def __repr__(self) -> str:
-        return f"KMeans(n_clusters={self.n_clusters}, metric={self.metric!r})"
+        return f"{type(self).__name__}(n_clusters={self.n_clusters}, metric={self.metric!r})"
 
 
 def _check_count(value: Any, name: str) -> int | None:

@@ -14,7 +14,7 @@ from lanewise.cluster import KMeans
 from lanewise.costs import default_n_coarse
 from lanewise.kernels import Kernels
 from lanewise.lloyd import Callback, Floats, Solution
-from lanewise.progress import Progress, reporting, say_nothing
+from lanewise.progress import Progress, say_nothing
 from lanewise.seeding import total_weights
 
 __all__ = ["HierarchicalKMeans"]
@@ -61,6 +61,9 @@ class HierarchicalKMeans(KMeans):
 
     Notes
     -----
+    The first batch of `partial_fit`, unless the model is fitted, starts from the two levels of that
+    batch. All else of `partial_fit` is as in `KMeans`: every batch meets all clusters.
+
     A coarse cluster with points has at least one cluster and at most as many as points; what is
     left is given out one by one, each to the coarse cluster with the largest weight over two times
     what it has plus one (Sainte-Laguë). Beside the points about 30 bytes a point are needed, and
@@ -129,7 +132,7 @@ class HierarchicalKMeans(KMeans):
             As for `KMeans.fit`.
         progress : bool or callable, default False
             As for `KMeans.fit`, for the first level; then ("splitting", clusters of the first
-            level done, and in all) and ("refining", iteration, refine).
+            level done, and in all) and ("refining", iterations done, refine).
         callback : callable, optional
             As for `KMeans.fit`, for the iterations of the refinement.
 
@@ -149,27 +152,25 @@ class HierarchicalKMeans(KMeans):
         tell = self._teller(callback)
         points, weights = self._points_and_weights(X, sample_weight)
         run = self._run(points, weights)
-        try:
-            with reporting(progress, "HierarchicalKMeans.fit") as report:
-                centers = self._two_levels(points, weights, report)
-                if self.refine > 0:
-                    run.lloyd(
-                        centers,
-                        self.refine,
-                        self.tol * run.mean_variance(),
-                        lambda what, done, total: report("refining", done, total),
-                        tell(0),
-                    )
-                else:
-                    run.current = Solution(centers, run.assign(centers), 0)
-                    run.settle()
-            self._take(run, points, weights)
-        except KeyboardInterrupt:
-            run.settle()
-            if run.best is not None:
-                self._take(run, points, weights)
-            raise
-        return self
+
+        def find(report: Progress) -> None:
+            centers = self._two_levels(points, weights, report)
+            if self.refine > 0:
+                run.lloyd(
+                    centers,
+                    self.refine,
+                    self.tol * run.mean_variance(),
+                    lambda what, done, total: report("refining", done, total),
+                    tell(0),
+                )
+            else:
+                run.current = Solution(centers, run.assign(centers), 0)
+                run.settle()
+
+        return self._follow(run, points, weights, progress, find)
+
+    def _start(self, points: Floats, weights: Doubles | None) -> Floats:
+        return self._two_levels(points, weights, say_nothing)
 
     def _two_levels(self, points: Floats, weights: Doubles | None, report: Progress) -> Floats:
         """Return the centroids of the second level, those of a coarse cluster side by side."""
@@ -214,9 +215,6 @@ class HierarchicalKMeans(KMeans):
         part._fit(run, None, report, part._teller(None))
         assert run.best is not None
         return run.best[0].centers
-
-    def __repr__(self) -> str:
-        return f"HierarchicalKMeans(n_clusters={self.n_clusters}, metric={self.metric!r})"
 
 
 # The draws that give every cluster of the first level its seed.
