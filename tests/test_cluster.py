@@ -531,6 +531,20 @@ def test_weights_whose_sum_overflows_are_refused():
         KMeans(2, init=[[0], [10]]).fit([[0], [1], [10], [11]], sample_weight=[1e308] * 4)
 
 
+def test_weights_that_would_lose_a_mean_are_refused():
+    X = [[1.25], [1.75], [9.25], [9.75]]
+    for least in (1e-250, 1e-251):
+        model = KMeans(2, init=[[1], [9]], max_iter=1)
+        if least < 1e-250:
+            with pytest.raises(
+                ValueError, match=r"^sample_weight: expected weights of zero or at least 1e-250"
+            ):
+                model.fit(X, sample_weight=[least, least, 0, 1])
+        else:
+            model.fit(X, sample_weight=[least, least, 0, 1])
+            assert model.cluster_centers_.tolist() == [[1.5], [9.75]]
+
+
 def test_a_wrong_start_is_named():
     X = np.eye(3)
     for init, words in (

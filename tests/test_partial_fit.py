@@ -71,7 +71,8 @@ def test_the_first_batch_gives_the_start(init):
         KMeans(7).partial_fit(X[:6])
     assert model.partial_fit(Y[:1]).n_steps_ == 2
     before = model.cluster_centers_
-    model.partial_fit(Y[:0])
+    model.partial_fit(Y[:0]).partial_fit(Y[:0], sample_weight=[])
+    assert model.n_steps_ == 4
     assert_same_bytes(model.cluster_centers_, before)
     assert model.inertia_ == 0
     assert model.labels_.shape == (0,)
@@ -89,6 +90,21 @@ def test_after_a_fit_centroids_count_as_much_as_their_points(rng):
     model.fit(X)
     assert model.n_steps_ == 0
     assert model.cluster_centers_.tolist() == [[1], [12]]
+
+
+def test_a_model_from_before_there_were_batches_learns_them(rng):
+    """Its pickle is without the newer options, and the weight of its centroids: that is counted."""
+    X, Y = batches(rng, 2)
+    model = KMeans(4).fit(X)
+    state_then = model.__getstate__()
+    for name in ("warm_start", "max_points_per_centroid", "max_cluster_size", "n_steps_"):
+        del state_then[name]
+    del state_then["_sums"], state_then["_totals"]
+    old, again = KMeans.__new__(KMeans), KMeans.__new__(KMeans)
+    old.__setstate__(state_then)
+    again.__setstate__(state_then)
+    assert_same_bytes(state(old.partial_fit(Y)), state(model.partial_fit(Y)))
+    assert_same_bytes(fitted(again.fit(Y)), fitted(KMeans(4).fit(Y)))
 
 
 def test_a_centroid_without_points_stays():

@@ -33,6 +33,8 @@ _TILE = 1 << 20
 
 # Times the length of any accepted vector, or its square, this stays finite.
 _MAX_WEIGHT = 1e200
+# Times the least float32, this is a double of full precision.
+_MIN_WEIGHT = 1e-250
 
 
 def assign(
@@ -97,7 +99,8 @@ class KMeans:
         ``"cosine"`` is spherical k-means: points and centroids are normalised.
     init : {"k-means++", "random"} or array-like of shape (n_clusters, d), default "k-means++"
         ``"k-means++"`` is greedy, as scikit-learn's; of many points it chooses among candidates
-        that are drawn in four rounds.
+        that are drawn in four rounds. ``"random"`` takes distinct points, all as likely as each
+        other whatever their `sample_weight`.
     n_init : int, default 1
         Runs with different initial centroids; the one of the lowest inertia is kept.
     max_iter : int, default 300
@@ -110,7 +113,7 @@ class KMeans:
     max_points_per_centroid : int, optional
         Of more than `n_clusters` times as many points a sample of that size is fitted, drawn by
         `random_state` among those that have weight; `labels_` and `inertia_` are of all points all
-        the same.
+        the same. `partial_fit` takes every batch as a whole.
     max_cluster_size : int, optional
         The most points that a cluster may have. See Notes for what is assigned then.
     kernels : str or Kernels, optional
@@ -124,6 +127,7 @@ class KMeans:
         Of the points that were fitted, for the final centroids.
     inertia_ : float
         Sum of the distances to the nearest centroid, times the weights: squared L2, or 1 - cos.
+        With `max_cluster_size` of those to the centroid that `labels_` names, near or not.
     n_iter_ : int
         Iterations of the best run.
     n_features_in_ : int
@@ -166,6 +170,10 @@ class KMeans:
     n_iter_: int
     n_features_in_: int
     n_steps_: int
+    # What older pickles are without.
+    warm_start: bool = False
+    max_points_per_centroid: int | None = None
+    max_cluster_size: int | None = None
     # Of the points that each centroid stands for; no sums after `fit`, whose centroids are means.
     _sums: Doubles | None = None
     _totals: Doubles | None = None
@@ -223,16 +231,19 @@ class KMeans:
         ----------
         X : array-like of shape (n, d), n >= n_clusters
         sample_weight : array-like of shape (n,), optional
-            Not negative, and not all zero.
+            Not negative, and not all zero. Any that is not zero is at least 1e-250, and all
+            together are at most 1e200.
         progress : bool or callable, default False
             True shows bars on the standard error, if that is a terminal. A function is called with
             what is being done, the steps done and the steps in all: ("starting", centroids, k), at
-            most a hundred times, and ("iterating", iteration, max_iter), once for each of them, in
-            each of `n_init` runs. What it raises ends the fit, and the model stays as it was; a
-            KeyboardInterrupt is taken for Ctrl-C.
+            most a hundred times, and ("iterating", iterations done, max_iter), before each of them
+            and, with as many done as there may be, in the end; all that in each of `n_init` runs.
+            What it raises ends the fit, and the model stays as it was; a KeyboardInterrupt is taken
+            for Ctrl-C.
         callback : callable, optional
-            Called with an `Iteration` after each of them. If it returns True the fit ends there, as
-            if it had converged, and no further run is made. What it raises is as for `progress`.
+            Called with an `Iteration` after each of them. If it returns True (no other object that
+            is true) the fit ends there, as if it had converged, and no further run is made. What it
+            raises is as for `progress`.
 
         Returns
         -------
@@ -346,7 +357,8 @@ class KMeans:
                     return False
                 view = centers.view()
                 view.flags.writeable = False
-                return callback(Iteration(run, iteration, shift, n_changed, view)) is True
+                enough = callback(Iteration(run, iteration, shift, n_changed, view))
+                return isinstance(enough, (bool, np.bool_)) and bool(enough)
 
             return tell
 
@@ -387,7 +399,7 @@ class KMeans:
         ----------
         X : array-like of shape (n, d)
             A batch. The first one, unless the model is fitted, gives the centroids to start from,
-            as `fit` would take them: it must have at least `n_clusters` rows.
+            as `fit` would take them: it must have at least `n_clusters` rows, others may be empty.
         sample_weight : array-like of shape (n,), optional
             As for `fit`.
 
@@ -458,7 +470,7 @@ class KMeans:
         """Return the centroids, and the sums and weights of what was assigned to them."""
         centers, sums, totals = self.cluster_centers_, self._sums, self._totals
         if totals is None:
-            totals = np.zeros(len(centers))
+            totals = total_weights(self.labels_, None, len(centers))
         return centers, centers * totals[:, np.newaxis] if sums is None else sums, totals
 
     def predict(self, X: Any) -> Labels:
@@ -535,7 +547,7 @@ class KMeans:
             As `predict` does, and for weights that `fit` would refuse.
         """
         points = self._fitted_points(X)
-        weights = None if sample_weight is None else _check_weights(sample_weight, len(points))
+        weights = _check_weights(sample_weight, len(points))
         run = Run(points, weights, self.metric, self.kernels, resolve_threads(self.n_threads))
         return -run.inertia(run.assign(self.cluster_centers_), self.cluster_centers_)
 
@@ -577,12 +589,17 @@ def _check_weights(sample_weight: Any, n: int) -> _Weights:
         raise ValueError(f"sample_weight: expected shape ({n},), got {weights.shape}")
     if not np.isfinite(weights).all():
         raise ValueError("sample_weight: expected finite weights, got NaN or infinity")
-    if (weights < 0).any() or not (weights > 0).any():
+    if (weights < 0).any() or (n > 0 and not (weights > 0).any()):
         raise ValueError("sample_weight: expected weights that are not negative and not all zero")
     with np.errstate(over="ignore"):
         total = weights.sum()
     if total > _MAX_WEIGHT:
         raise ValueError(
             f"sample_weight: expected weights of at most {_MAX_WEIGHT:.0e} in all, got {total}"
+        )
+    least = weights.min(where=weights > 0, initial=np.inf)
+    if least < _MIN_WEIGHT:
+        raise ValueError(
+            f"sample_weight: expected weights of zero or at least {_MIN_WEIGHT:.0e}, got {least}"
         )
     return weights
