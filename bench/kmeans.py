@@ -12,10 +12,11 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -217,6 +218,32 @@ def report(name: str, problem: Problem, n_threads: int, found: Sequence[Measured
     return [f"{name}, {threads_text(n_threads)}", f"{ratio:.2f}", f">= {ASKED}", verdict, how]
 
 
+def draw(races: Mapping[str, Sequence[Measured]], file: Path) -> None:
+    """Draw one panel for each race: what everybody delivered against the time it took."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(races))
+    rows = -(-len(races) // columns)
+    figure = Figure(figsize=(5.6 * columns, 3.8 * rows), layout="constrained")
+    handles: dict[str, Any] = {}
+    for panel, (title, found) in enumerate(races.items(), 1):
+        axes = figure.add_subplot(rows, columns, panel)
+        for one in found:
+            style: dict[str, Any] = {"marker": "s" if one.peer else "o", "s": 60}
+            if one.who in handles:
+                style["color"] = handles[one.who].get_facecolor()[0]
+            else:
+                style["color"] = f"C{len(handles) % 10}"
+            worse = 100 * (one.inertia / found[0].inertia - 1)
+            handles[one.who] = axes.scatter(one.seconds, worse, label=one.who, zorder=3, **style)
+        axes.set(title=title, xscale="log", xlabel="seconds")
+        axes.set_ylabel("objective beyond exact Lloyd's, %")
+        axes.axhline(100 * (NO_WORSE - 1), color="grey", linestyle=":", linewidth=1)
+        axes.grid(alpha=0.3)
+    figure.legend(handles=[*handles.values()], loc="outside lower center", ncols=columns + 1)
+    figure.savefig(file, dpi=130)
+
+
 def embedding_like(n: int, dim: int, seed: int = 0) -> np.ndarray:
     """Points about two thousand centres."""
     rng = np.random.default_rng(seed)
@@ -256,10 +283,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", metavar="NAME", help="some of the problems")
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--picture", type=Path, help="draw objective against seconds")
     options = parser.parse_args(arguments)
     started = machine.clocks()
     print(f"lanewise {lw.__version__} ({', '.join(lw.kernels.available())})", flush=True)
     asked = []
+    races = {}
     for name, make, slow in problems(options):
         if options.only and name not in options.only:
             continue
@@ -267,9 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for n_threads in options.threads:
             found = race(problem, n_threads, options.rounds, slow)
             asked.append(report(name, problem, n_threads, found))
+            races[f"{name}: {problem.shape}, {threads_text(n_threads)}"] = found
     print("\nwhat is asked, against the fastest peer whose objective is no worse\n")
     head = ["target", "measured", "asked", "", "how"]
     print(tabulate(asked, head, "simple", disable_numparse=True))
+    if options.picture is not None and races:
+        draw(races, options.picture)
     taken = machine.taken_by_others(started)
     if taken is not None:
         print(f"\nOther processes took {taken:.2f} CPUs")
