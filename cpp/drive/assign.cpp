@@ -330,6 +330,26 @@ class Centroids {
   Lengths coded_;  // the longest
 };
 
+// Beyond this share of the panels, points that are dealt with in groups take longer.
+constexpr double kLargestShare = 0.6;
+constexpr std::size_t kSamples = 64;
+
+// The share of the centroids that a few of the points must meet, each by itself: of the panels it is no less.
+double least_share(const Kernels& kernels, const float* points, std::size_t n, std::size_t dim, const float* centroids,
+                   std::size_t k, const std::int32_t* guesses) {
+  std::vector<float> gaps(k);
+  std::size_t met = 0;
+  for (std::size_t s = 0; s < kSamples; ++s) {
+    const std::size_t point = s * n / kSamples;
+    const std::int64_t guess = guesses[point];
+    float d2;
+    kernels.l2_rows(points + point * dim, centroids, &guess, 1, dim, &d2);
+    kernels.l2_rows(centroids + static_cast<std::size_t>(guess) * dim, centroids, nullptr, k, dim, gaps.data());
+    met += static_cast<std::size_t>(std::count_if(gaps.begin(), gaps.end(), [&](float gap) { return gap <= 4 * d2; }));
+  }
+  return static_cast<double>(met) / static_cast<double>(kSamples * k);
+}
+
 // Points in the order of the places of their centroids; points of one centroid in their own.
 std::vector<std::size_t> sorted_by_place(const Gaps& gaps, const std::int32_t* guesses, std::size_t n, std::size_t k) {
   std::vector<std::size_t> begin(k + 1, 0);
@@ -360,7 +380,7 @@ class Guided {
     Scratch scratch;
     std::size_t met = 0;
     const std::size_t n_groups = (n_ + kLanes - 1) / kLanes;
-    const std::size_t n_samples = std::min<std::size_t>(n_groups, 64);
+    const std::size_t n_samples = std::min(n_groups, kSamples);
     for (std::size_t i = 0; i < n_samples; ++i) met += gather(i * n_groups / n_samples, scratch).n_panels;
     return static_cast<double>(met) / static_cast<double>(n_samples * gaps_.n_panels());
   }
@@ -410,8 +430,6 @@ class Guided {
   std::vector<std::size_t> order_;
 };
 
-// Beyond this share of the panels, points that are dealt with in groups take longer.
-constexpr double kLargestShare = 0.6;
 constexpr std::size_t kGroupsPerPiece = 16;
 
 }  // namespace
@@ -436,8 +454,8 @@ bool reassign(const Kernels& kernels, const float* points, std::size_t n, std::s
               std::size_t k, const std::int32_t* guesses, std::int32_t* labels, float* distances, std::size_t n_threads,
               const Interrupt& interrupt, double& share) {
   share = 1.0;
-  if (Gaps::pay(n, dim, k)) {
-    const DefaultFloatMode mode;
+  const DefaultFloatMode mode;
+  if (Gaps::pay(n, dim, k) && least_share(kernels, points, n, dim, centroids, k, guesses) < kLargestShare) {
     bool finished = true;
     const Gaps gaps(kernels, centroids, k, dim, n_threads, interrupt, finished);
     if (!finished) return false;
