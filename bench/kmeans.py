@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for n_threads in options.threads:
             found = race(problem, n_threads, options.rounds, slow)
             asked.append(report(name, problem, n_threads, found))
-            races[f"{name}: {problem.shape}, {threads_text(n_threads)}"] = found
+            races[f"{name}, {threads_text(n_threads)}\n{problem.shape}"] = found
     print("\nwhat is asked, against the fastest peer whose objective is no worse\n")
     head = ["target", "measured", "asked", "", "how"]
     print(tabulate(asked, head, "simple", disable_numparse=True))

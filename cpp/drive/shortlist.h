@@ -67,7 +67,8 @@ struct Shortlist {
     std::size_t bucket = 0;
     while (n < size && bucket < kBuckets) n += counts[bucket++];
     // Behind the largest word of all there may be nothing left to count to.
-    const std::uint64_t word = std::min<std::uint64_t>(low + (static_cast<std::uint64_t>(bucket) << shift), 0xFFFFFFFFu);
+    const std::uint64_t word =
+        std::min<std::uint64_t>(low + (static_cast<std::uint64_t>(bucket) << shift), 0xFFFFFFFFu);
     const std::uint64_t end = word << 32;
     // The last bucket may hold too much, if many estimates are the same.
     if (n > size + size / 2) {
