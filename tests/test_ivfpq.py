@@ -281,6 +281,7 @@ def test_awkward_rows(rng, name):
             assert (index.search(Q, 5, n_probe=5, rerank=5, eps0=3.0).ids >= 0).all()
 
 
+@pytest.mark.slow
 @every_metric
 def test_long_rows_are_read_as_far_as_they_matter(kernels, rng, metric):
     X, Q = blobs(rng, 300, 300), blobs(rng, 5, 300)

@@ -648,8 +648,8 @@ def test_screen_codes_exact(rng, steps):
 @codes_beside_scalar
 @pytest.mark.parametrize("steps", STEPS, ids=str)
 def test_screen_codes_same_bits(code_kernels, rng, steps):
-    for n_groups in (1, 2, 3, 4, 5, 7, 8, 9, 63, 64) if steps[-1] < 200 else (1, 6):
-        for n_queries in (1, 2, 3, 5, 16, 17, 64):
+    for n_groups in (1, 3, 4, 5, 9, 64) if steps[-1] < 200 else (1, 6):
+        for n_queries in (1, 2, 5, 17, 64) if n_groups < 64 else (3, 64):
             case = screening(rng, n_groups, steps, n_queries)
             for first_look in {0, len(steps) - 1}:
                 expected = cases.screen_codes(SCALAR, case, tile=False, first_look=first_look)
