@@ -10,6 +10,8 @@
 #include "../prefetch.h"
 #include "float_mode.h"
 #include "gaps.h"
+#include "numbers.h"
+#include "pack.h"
 #include "topk.h"
 
 namespace lw {
@@ -17,22 +19,6 @@ namespace {
 
 // A tile of points stays in the second-level cache while all centroids pass it.
 constexpr std::size_t kTileBytes = 512 * 1024;
-
-// Packs n rows, those that ids names or the first ones, shifted, in groups of kLanes, dimension-major; the last group
-// is padded with zeros.
-void pack(const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim, const float* shift, float* out) {
-  const std::size_t n_groups = (n + kLanes - 1) / kLanes;
-  for (std::size_t g = 0; g < n_groups; ++g) {
-    float* const group = out + g * dim * kLanes;
-    for (std::size_t m = 0; m < kLanes; ++m) {
-      const std::size_t i = g * kLanes + m;
-      const float* const row = i >= n ? nullptr : rows + (ids == nullptr ? i : static_cast<std::size_t>(ids[i])) * dim;
-      for (std::size_t d = 0; d < dim; ++d) {
-        group[d * kLanes + m] = row == nullptr ? 0.0f : row[d] - shift[d];
-      }
-    }
-  }
-}
 
 // |x|^2 of the kLanes members of a packed group.
 void packed_norms2(const float* group, std::size_t dim, double* norms2) {
@@ -71,13 +57,13 @@ struct Lengths {
 
 // How far apart two scores of one point must be for their canonical distances to be in the same order.
 //
-// A canonical distance, at most (|x| + |c|)^2 with the shifted lengths, is off by (dim / 16 + 10) u of itself, and the
+// A canonical distance, at most (|x| + |c|)^2 with the shifted lengths, is off by canonical_error of itself, and the
 // difference of two is twice that of the scores.
 class Doubt {
  public:
   Doubt(std::size_t dim, double longest_centroid)
       : chain_((static_cast<double>(dim) + 6) * kUnit * 1.02),
-        row_((static_cast<double>(dim) / 16 + 10) * kUnit * 1.02),
+        row_(canonical_error(dim)),
         underflow_(static_cast<double>(dim) * 0x1p-146),
         c_(longest_centroid) {}
 
@@ -138,7 +124,7 @@ class Centroids {
         bias_(n_panels_ * kLanes, -std::numeric_limits<float>::infinity()) {
     if (metric == Metric::kL2) mean(rows, k, dim, shift_.data());
     packed_.resize(n_panels_ * kLanes * dim);
-    pack(rows, order, k, dim, shift_.data(), packed_.data());
+    pack(k, dim, [&](std::size_t i) { return centroid(i); }, shift_.data(), packed_.data());
     double norms2[kLanes];
     double longest2 = 0.0;
     for (std::size_t j = 0; j < k; ++j) {
@@ -190,7 +176,7 @@ class Centroids {
     if (order_ != nullptr) {
       moved.resize(k_ * dim_);
       for (std::size_t i = 0; i < k_; ++i) {
-        std::copy_n(rows_ + static_cast<std::size_t>(order_[i]) * dim_, dim_, moved.data() + i * dim_);
+        std::copy_n(centroid(i), dim_, moved.data() + i * dim_);
       }
       rows = moved.data();
     }
@@ -212,10 +198,11 @@ class Centroids {
     }
   }
 
-  // The centroid at a place in the panels.
+  // The number of the centroid at a place in the panels, and its row.
   std::int64_t at(std::size_t place) const {
     return order_ == nullptr ? static_cast<std::int64_t>(place) : order_[place];
   }
+  const float* centroid(std::size_t place) const { return rows_ + static_cast<std::size_t>(at(place)) * dim_; }
 
   // Returns false, and no labels, if codes leave doubt about too many points.
   bool by_codes(const Points& points, std::int32_t* labels, Scratch& s) const {
@@ -289,7 +276,7 @@ class Centroids {
     s.scores.resize(n_points);
     s.runner_ups.resize(n_points);
     s.labels.resize(n_points);
-    pack(points.rows, nullptr, count, dim_, shift_.data(), s.points.data());
+    pack(count, dim_, [&](std::size_t i) { return points.rows + i * dim_; }, shift_.data(), s.points.data());
     const Panels panels{packed_.data(), bias_.data(), points.panels,
                         points.panels == nullptr ? n_panels_ : points.n_panels};
     kernels_.assign(s.points.data(), n_points / kLanes, panels, dim_, s.winners.data(), s.labels.data(),

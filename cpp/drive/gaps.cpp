@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "numbers.h"
+
 namespace lw {
 namespace {
 
@@ -26,11 +28,7 @@ bool Gaps::pay(std::size_t n, std::size_t dim, std::size_t k) {
 
 Gaps::Gaps(const Kernels& kernels, const float* centroids, std::size_t k, std::size_t dim, std::size_t n_threads,
            const Interrupt& interrupt, bool& finished)
-    : k_(k),
-      n_panels_((k + kLanes - 1) / kLanes),
-      error_((static_cast<double>(dim) / 16 + 10) * 0x1p-24 * 1.02),
-      place_(k),
-      gaps_(k * n_panels_) {
+    : k_(k), n_panels_((k + kLanes - 1) / kLanes), error_(canonical_error(dim)), place_(k), gaps_(k * n_panels_) {
   // Each panel is a centroid and the nearest that are left; the next begins with the nearest to its last one.
   std::vector<std::int64_t> left(k);
   std::iota(left.begin(), left.end(), 0);

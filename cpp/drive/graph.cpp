@@ -10,10 +10,6 @@
 
 namespace lw {
 
-constexpr std::size_t kLine = 64;
-// Lines of each row that are asked for before the first is scored; the kernels ask for more of long ones.
-constexpr std::size_t kMostLines = 8;
-
 class GraphScratch {
  public:
   explicit GraphScratch(const Graph& graph) : visited_(graph.n, 0) {
@@ -69,6 +65,14 @@ void GraphScratches::give_back(std::unique_ptr<GraphScratch> scratch) {
 
 namespace {
 
+constexpr std::size_t kLine = 64;
+// Bytes of each row that are asked for before the first is scored; the kernels ask for more of long ones.
+constexpr std::size_t kMostBytes = 8 * kLine;
+
+void ask_for_bytes(const void* from, std::size_t n) {
+  for (std::size_t byte = 0; byte < n; byte += kLine) LW_PREFETCH(static_cast<const char*>(from) + byte);
+}
+
 // The distance that decides: |q - x|^2, or -q.x for both kinds of product, which unlike 1 - q.x is not rounded again.
 class ByRows {
  public:
@@ -76,11 +80,10 @@ class ByRows {
       : score_(graph.metric == Metric::kL2 ? kernels.l2_rows : kernels.dot_rows),
         graph_(graph),
         query_(query),
-        n_asked_for_(std::min(kMostLines, (graph.dim * sizeof(float) + kLine - 1) / kLine)) {}
+        n_asked_for_(std::min(kMostBytes, graph.dim * sizeof(float))) {}
 
   void ask_for(std::int64_t id) const {
-    const auto* const row = reinterpret_cast<const char*>(graph_.rows + static_cast<std::size_t>(id) * graph_.dim);
-    for (std::size_t line = 0; line < n_asked_for_; ++line) LW_PREFETCH(row + line * kLine);
+    ask_for_bytes(graph_.rows + static_cast<std::size_t>(id) * graph_.dim, n_asked_for_);
   }
 
   void score(const std::int64_t* ids, std::size_t n, float* distances) const {
@@ -111,7 +114,7 @@ class ByCodes {
         query_codes_(scratch.query_codes),
         products_(scratch.products),
         weighted_(scratch.weighted),
-        n_asked_for_(std::min(kMostLines, (codes_.stride + kLine - 1) / kLine)) {
+        n_asked_for_(std::min(kMostBytes, codes_.stride)) {
     const bool l2 = graph.metric == Metric::kL2;
     weighted_.resize(graph.dim);
     double largest = 0.0;
@@ -129,8 +132,7 @@ class ByCodes {
   }
 
   void ask_for(std::int64_t id) const {
-    const std::int8_t* const row = codes_.codes + static_cast<std::size_t>(id) * codes_.stride;
-    for (std::size_t line = 0; line < n_asked_for_; ++line) LW_PREFETCH(row + line * kLine);
+    ask_for_bytes(codes_.codes + static_cast<std::size_t>(id) * codes_.stride, n_asked_for_);
     LW_PREFETCH(codes_.base + id);
   }
 
@@ -256,8 +258,7 @@ class Walk {
   }
 
   void ask_for_links(std::uint32_t node) const {
-    const auto* const links = reinterpret_cast<const char*>(graph_.links + std::size_t{node} * graph_.max_m0);
-    for (std::size_t byte = 0; byte < graph_.max_m0 * sizeof(std::uint32_t); byte += kLine) LW_PREFETCH(links + byte);
+    ask_for_bytes(graph_.links + std::size_t{node} * graph_.max_m0, graph_.max_m0 * sizeof(std::uint32_t));
   }
 
   // Distances of the first n that are fresh.

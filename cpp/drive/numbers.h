@@ -16,6 +16,9 @@ inline std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
   return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
 }
 
+// How much of itself a squared canonical distance (rows.h) may be off.
+inline double canonical_error(std::size_t dim) { return (static_cast<double>(dim) / 16 + 10) * 0x1p-24 * 1.02; }
+
 // The sum of term(d) over n dimensions, in eight chains.
 template <class Term>
 double sum_of(std::size_t n, const Term& term) {

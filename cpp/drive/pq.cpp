@@ -4,6 +4,7 @@
 
 #include "float_mode.h"
 #include "numbers.h"
+#include "pack.h"
 #include "runs.h"
 #include "shortlist.h"
 
@@ -21,20 +22,6 @@ constexpr double kLargestFactor = 4.0;
 
 // Points that are met together: their sub-vectors stay in the first-level cache while all words pass them.
 constexpr std::size_t kPoints = 64;
-
-// Dimensions [begin, begin + length) of n rows, `stride` floats apart, less `shift`, in groups of kLanes,
-// dimension-major; zeros behind the last.
-void pack(const float* rows, std::size_t n, std::size_t stride, std::size_t begin, std::size_t length,
-          const float* shift, float* out) {
-  for (std::size_t g = 0; g < n_groups(n); ++g) {
-    for (std::size_t m = 0; m < kLanes; ++m) {
-      const std::size_t i = g * kLanes + m;
-      for (std::size_t d = 0; d < length; ++d) {
-        out[(g * length + d) * kLanes + m] = i < n ? rows[i * stride + begin + d] - shift[d] : 0.0f;
-      }
-    }
-  }
-}
 
 // The words of one sub-space less their shift, and what a score begins with.
 void prepare(const float* words, std::size_t n_words, std::size_t length, const float* shift, float* shifted,
@@ -75,7 +62,9 @@ class Coder {
     std::int32_t labels[kPoints];
     float scores[kPoints];
     for (std::size_t s = 0; s < words_.n_subspaces; ++s) {
-      pack(y, n, stride, s * length, length, shift_.data() + s * length, packed.data());
+      pack(
+          n, length, [&](std::size_t i) { return y + i * stride + s * length; }, shift_.data() + s * length,
+          packed.data());
       kernels_.nearest_words(packed.data(), n_groups(n), length, shifted_.data() + s * words_.n_words() * length,
                              bias_.data() + s * words_.n_words(), words_.n_words(), labels, scores);
       for (std::size_t i = 0; i < n; ++i) codes[i * words_.n_subspaces + s] = static_cast<std::uint8_t>(labels[i]);
@@ -124,7 +113,7 @@ class Trainer {
       for (std::size_t d = 0; d < length; ++d) sum[d] += static_cast<double>(x[i * stride + begin + d]);
     }
     for (std::size_t d = 0; d < length; ++d) shift_[d] = static_cast<float>(sum[d] / static_cast<double>(n));
-    pack(x, n, stride, begin, length, shift_.data(), packed_.data());
+    pack(n, length, [&](std::size_t i) { return x + i * stride + begin; }, shift_.data(), packed_.data());
   }
 
   // One iteration. Returns false if no label has changed, and the words would not either.
@@ -198,15 +187,6 @@ std::size_t list_at(const Store& store, std::size_t position) {
   const std::int64_t* const begin = store.list_begin;
   const auto at = std::upper_bound(begin, begin + store.n_lists, static_cast<std::int64_t>(position));
   return static_cast<std::size_t>(at - begin) - 1;
-}
-
-// Vectors in panels of sixteen, as Kernels::project takes them; zeros behind the last.
-std::vector<float> in_panels(const float* x, std::size_t n, std::size_t stride, std::size_t dim) {
-  std::vector<float> panels((n + kLanes - 1) / kLanes * kLanes * dim);
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t d = 0; d < dim; ++d) panels[(i / kLanes * dim + d) * kLanes + i % kLanes] = x[i * stride + d];
-  }
-  return panels;
 }
 
 // One query and the lists that it visits. Estimates are of half a squared distance, or of a negated product, less what
@@ -433,9 +413,12 @@ PreparedPlan::PreparedPlan(const Kernels& kernels, const ProductPlan& plan_)
     half_norms[c] = static_cast<float>(dot(own, own, dim) / 2);
     center_dots[c] = static_cast<float>(-dot(plan.center, centroid, dim));
   }
-  centroids = in_panels(seen.data(), plan.n_lists, stride, dim);
+  centroids.resize(n_groups(plan.n_lists) * kLanes * dim);
+  pack(plan.n_lists, dim, [&](std::size_t c) { return seen.data() + c * stride; }, nullptr, centroids.data());
   const std::size_t length = plan.words.length();
-  words = in_panels(plan.words.words, plan.words.n_subspaces * plan.words.n_words(), length, length);
+  const std::size_t n_words = plan.words.n_subspaces * plan.words.n_words();
+  words.resize(n_words * length);
+  pack(n_words, length, [&](std::size_t w) { return plan.words.words + w * length; }, nullptr, words.data());
 }
 
 bool train_words(const Kernels& kernels, const float* x, std::size_t n, const Words& shape, float* words,
