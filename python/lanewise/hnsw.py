@@ -23,7 +23,7 @@ from lanewise.arrays import (
     check_real,
     packed_bits,
 )
-from lanewise.canonical import check_lengths, normalized
+from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.graph import GraphArrays, GraphCodes, aligned, padded_dim
 from lanewise.kernels import Kernels, get
 from lanewise.progress import Progress, reporting, say_nothing
@@ -495,10 +495,8 @@ class HNSW:
             If it is no such file, from a newer version, truncated or corrupted.
         """
         header, arrays = io.read(path, _KIND, mmap=("rows",) if mmap else (), verify=verify)
-        try:
+        with io.expecting(path, cls.__name__):
             return cls._restored(header, arrays, verify or not mmap, kernels, n_threads)
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(f"{path}: expected a saved HNSW, got {error}") from error
 
     @classmethod
     def _restored(
@@ -623,11 +621,42 @@ class HNSW:
             if n_lanes is not None:
                 raise ValueError("lane: expected one of n_lanes, got None")
             return self._search(queries, k_pool, ef, filter, rerank, n_threads).ids
+        return self.collect(
+            queries,
+            k_pool,
+            lane=lane,
+            n_lanes=n_lanes,
+            alpha=alpha,
+            key=key,
+            ef=ef,
+            filter=filter,
+            rerank=rerank,
+            n_threads=n_threads,
+        ).ids
+
+    def collect(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        lane: int,
+        n_lanes: Any,
+        alpha: float = 1.0,
+        key: Any = None,
+        ef: int | None = None,
+        filter: Any = None,
+        rerank: int | None = None,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """Find the k nearest of one lane: `pool` with distances and `stats`.
+
+        Parameters and errors are those of `pool`.
+        """
         n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
         lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
         alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
         owner = _Owner(lane, n_lanes, alpha, key)
-        return self._search(queries, k_pool, ef, filter, rerank, n_threads, owner).ids
+        return self._search(queries, k, ef, filter, rerank, n_threads, owner)
 
     def _search(
         self,
@@ -641,8 +670,10 @@ class HNSW:
     ) -> SearchResult:
         snapshot = self._snapshot
         graph = snapshot.graph
-        Q = as_queries(queries, "queries", graph.dim)
-        check_lengths(Q, "queries")
+        Q = as_they_are(queries, graph.dim)
+        if Q is None:
+            Q = as_queries(queries, "queries", graph.dim)
+            check_lengths(Q, "queries")
         k = check_int(k, "k", low=0, high=2**31 - 1)
         ef = check_int(self.ef if ef is None else ef, "ef", low=0, high=2**31 - 1)
         if rerank is not None:
