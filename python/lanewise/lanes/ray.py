@@ -81,7 +81,7 @@ class _Actor:
         self._openers, self._n_threads = openers, n_threads
         self._lock = threading.Lock()
         self._opened: list[Any] | None = None
-        self._stopped: set[int] = set()
+        self.stopped: set[int] = set()
         # A file that is not there yet must not end the actor for good: every call tries again.
         with contextlib.suppress(Exception):
             self._open()
@@ -100,18 +100,15 @@ class _Actor:
     def stop(self, number: int) -> None:
         """Nobody waits any more for the call of this number."""
         with self._lock:
-            self._stopped.add(number)
+            self.stopped.add(number)
 
     def answer(self, number: int, method: str, *arguments: Any) -> Any:
         """Do what is asked, unless nobody waits for it."""
         with self._lock:
-            # Calls come in their order: what was to stop before has come to an end.
-            self._stopped = {other for other in self._stopped if other >= number}
-        call: Any = _Running(self._stopped_calls, number)
+            # Calls come in their order: those before have come to an end.
+            self.stopped = {other for other in self.stopped if other >= number}
+        call: Any = _Running(self, number)
         return None if call.stopped else getattr(self, method)(call, *arguments)
-
-    def _stopped_calls(self) -> set[int]:
-        return self._stopped
 
     def score(self, call: Any, queries: Any, ids: Ids) -> Any:
         """Distances of the ids."""
@@ -135,12 +132,12 @@ class _Actor:
 class _Running:
     """A call that an actor answers, for scorers that look whether anybody waits."""
 
-    def __init__(self, stopped_calls: Callable[[], set[int]], number: int) -> None:
-        self._stopped_calls, self._number = stopped_calls, number
+    def __init__(self, actor: _Actor, number: int) -> None:
+        self._actor, self._number = actor, number
 
     @property
     def stopped(self) -> bool:
-        return self._number in self._stopped_calls()
+        return self._number in self._actor.stopped
 
 
 class _Call:
