@@ -78,7 +78,7 @@ def problems(options: argparse.Namespace) -> Iterator[Problem]:
     ):
         found = np.load(options.data_folder / file)
         n = options.queries
-        yield problem(name, found["base"], found["queries"][:n], n_subspaces)
+        yield problem(name, found["base"][: options.rows], found["queries"][:n], n_subspaces)
 
 
 class Lossy:
@@ -169,4 +169,5 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"python -m bench.lanes.{name}", description=text)
     made.add_argument("--data-folder", type=Path, help="where sift_300k.npz and text_60k.npz are")
     made.add_argument("--queries", type=int, default=500)
+    made.add_argument("--rows", type=int, help="search the first so many (default: all)")
     return made

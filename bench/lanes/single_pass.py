@@ -38,7 +38,7 @@ def rows(problem: Problem) -> list[list[object]]:
             distances = float(result.stats[counted].mean())
         add(who, result.ids, float(result.stats["duplicates"].mean()), distances)
 
-    graphs = [lw.HNSW.build(X, M=16, ef_construction=200, seed=seed) for seed in range(N_LANES)]
+    graphs = [lw.HNSW.build(X, seed=seed, n_threads=None) for seed in range(N_LANES)]
     one, whole = (graphs[0].search(Q, ef, ef=ef) for ef in (K_LANE, K_TOTAL))
     add("graph: naive lanes, de-duplicated", one.ids[:, :K], K_LANE * (N_LANES - 1),
         N_LANES * one.stats["distances"].mean())  # fmt: skip
@@ -68,7 +68,7 @@ def rows(problem: Problem) -> list[list[object]]:
 def _shards(problem: Problem, graph: lw.HNSW) -> tuple[np.ndarray, float, float]:
     distances, ids, computed = [], [], 0.0
     for part in common.shards(len(problem.base), N_LANES, 0):
-        shard = lw.HNSW.build(problem.base[part], M=16, ef_construction=200)
+        shard = lw.HNSW.build(problem.base[part], n_threads=None)
         answer = shard.search(problem.queries, K_LANE, ef=K_LANE)
         distances.append(answer.distances)
         ids.append(part[answer.ids])
@@ -92,7 +92,9 @@ class _Positions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = common.parser("single_pass", __doc__).parse_args(arguments)
+    parser = common.parser("single_pass", __doc__)
+    parser.set_defaults(rows=100_000)
+    options = parser.parse_args(arguments)
     began = machine.clocks()
     for problem in common.problems(options):
         n, dim = problem.base.shape
