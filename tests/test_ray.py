@@ -305,6 +305,7 @@ def test_lanes_that_collect_for_themselves(on_ray, files):
         assert_same_bytes(found.distances, expected.distances)
         assert found.missing == ()
         assert not found.degraded
+        assert all(report.seconds > 0 for report in found.lanes)
         assert (found.coverage == 1).all()
         assert (found.stats["scored"] == (ids >= 0).sum(axis=1)).all()
 

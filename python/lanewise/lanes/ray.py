@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -25,6 +25,7 @@ from lanewise.lanes.executors import score_lane
 from lanewise.lanes.merging import merge
 from lanewise.lanes.planning import as_keys, own_dimension
 from lanewise.lanes.running import LaneReport
+from lanewise.lanes.search import as_deadline
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
 
@@ -41,7 +42,6 @@ Ids = npt.NDArray[np.int64]
 Opener = Callable[[], Any]
 
 _OPTIONS: Mapping[str, Any] = {
-    "num_cpus": 1,
     "scheduling_strategy": "SPREAD",
     "max_restarts": -1,
     # Who waits has a deadline of its own: a call that was lost is told so, not made again.
@@ -105,7 +105,7 @@ class _Actor:
     def answer(self, number: int, method: str, *arguments: Any) -> Any:
         """Do what is asked, unless nobody waits for it."""
         with self._lock:
-            # Calls come in their order: those before have come to an end.
+            # Calls come in their order: those before have come to an end, or go on to it.
             self.stopped = {other for other in self.stopped if other >= number}
         call: Any = _Running(self, number)
         return None if call.stopped else getattr(self, method)(call, *arguments)
@@ -184,7 +184,8 @@ class _Actors:
         self.who, self.openers, self.n_threads = who, openers, n_threads
         self.options = {**_OPTIONS, "num_cpus": n_threads, **(options or {})}
         # One more than it can do, so that it need not wait for the next.
-        self.most_in_flight = 1 + self.options.get("max_concurrency", 1)
+        at_a_time = self.options.get("max_concurrency", 1)
+        self.most_in_flight = 1 + check_int(at_a_time, "options: max_concurrency", low=1)
         self.lock = threading.Lock()
         self.numbers = itertools.count()
         self.closed = False
@@ -233,8 +234,9 @@ class _Actors:
             if replica is not None:
                 replica.waiting.append(call)
                 call.untried = [other for other in replicas if other is not replica]
+            loss = replicas[0].loss
         if replica is None:
-            self._answer(call, replicas[0].loss, None)
+            self._answer(call, loss, None)
             return
         call.answer.add_done_callback(partial(self._forget, replica, call))
         self._send(replica)
@@ -375,7 +377,7 @@ class RayLanes(_OnActors):
     """Lanes on Ray actors, for `LaneSearch`: the driver has the pool and the plan, they score.
 
     Each actor opens the scorer itself, from a file on its machine or on a shared disk. One that is
-    lost costs what it was asked: its future has Ray's error, in about a second, and a search with
+    lost costs what it was asked: its future has Ray's error, in a second or two, and a search with
     ``on_error="contain"`` or a deadline goes on without it. Ray begins the actor again, where there
     is room for it, and the next query finds it.
 
@@ -551,7 +553,7 @@ class RaySearch(_OnActors):
         self.key = key
         if key is not None:
             as_keys(key, 1)
-        self.deadline = _check_deadline(deadline)
+        self.deadline = as_deadline(deadline)
         self.on_error = check_choice(on_error, "on_error", ("contain", "raise"))
         n_threads = resolve_threads(check_int(n_threads, "n_threads", low=1))
         openers: list[tuple[Opener, ...]]
@@ -585,16 +587,14 @@ class RaySearch(_OnActors):
             After `close`.
         """
         began = time.perf_counter()
-        deadline = self.deadline if deadline is None else _check_deadline(deadline)
+        deadline = self.deadline if deadline is None else as_deadline(deadline)
         dim = self._actors.dim
         Q = as_queries(queries, "queries", own_dimension(queries) if dim is None else dim)
         k = check_int(k, "k", low=0)
-        reported: list[float | None] = [None] * self.n_lanes
-
-        def report(lane: int, _: Any) -> None:
-            reported[lane] = time.perf_counter() - began
-
-        futures: list[Future[Any]] = []
+        lanes: dict[Future[Any], int] = {}
+        answers: dict[int, tuple[Floats, Ids, npt.NDArray[np.int64]]] = {}
+        errors: dict[int, BaseException] = {}
+        seconds: dict[int, float] = {}
         try:
             # Shared by the lanes where it does not go with the call.
             sent = ray.put(Q) if Q.nbytes >= _SENT_WITH_CALL else Q
@@ -605,31 +605,39 @@ class RaySearch(_OnActors):
                     "alpha": self.alpha,
                     "key": self.key,
                 }
-                one = self._actors.ask(
+                asked = self._actors.ask(
                     lane, "search", sent, k, self.k_lane, None if self._sharded else owner
                 )
-                one.add_done_callback(partial(report, lane))
-                futures.append(one)
-            left = None if deadline is None else max(0.0, began + deadline - time.perf_counter())
-            until = ALL_COMPLETED if self.on_error == "contain" else FIRST_EXCEPTION
-            done = wait(futures, left, until).done
+                lanes[asked] = lane
+            late = set(lanes)
+            while late:
+                left = None if deadline is None else began + deadline - time.perf_counter()
+                done, late = wait(late, left, FIRST_COMPLETED)
+                if not done:
+                    break
+                for future in done:
+                    error = future.exception()
+                    if error is not None and self.on_error == "raise":
+                        raise error
+                    if error is not None:
+                        errors[lanes[future]] = error
+                    else:
+                        answers[lanes[future]] = future.result()
+                        seconds[lanes[future]] = time.perf_counter() - began
         finally:
-            for future in futures:
+            for future in lanes:
                 future.cancel()
-        errors = {lane: f.exception() for lane, f in enumerate(futures) if f in done}
-        failures = [error for error in errors.values() if error is not None]
-        if failures and (len(failures) == self.n_lanes or self.on_error == "raise"):
-            raise failures[0]
-        answers = {lane: futures[lane].result() for lane, error in errors.items() if error is None}
-        return self._merged(Q, k, answers, errors, reported)
+        if len(errors) == self.n_lanes:
+            raise errors[0]
+        return self._merged(Q, k, answers, errors, seconds)
 
     def _merged(
         self,
         Q: Floats,
         k: int,
         answers: Mapping[int, tuple[Floats, Ids, npt.NDArray[np.int64]]],
-        errors: Mapping[int, BaseException | None],
-        reported: Sequence[float | None],
+        errors: Mapping[int, BaseException],
+        seconds: Mapping[int, float],
     ) -> RayResult:
         distances = [np.empty((len(Q), 0), dtype=np.float32)]
         ids = [np.empty((len(Q), 0), dtype=np.int64)]
@@ -648,7 +656,7 @@ class RaySearch(_OnActors):
                 int(counts[:, lane].sum()) if lane in answers else len(Q) * self.k_lane,
                 int(counts[:, lane].sum()),
                 lane in answers or len(Q) == 0,
-                reported[lane] if lane in answers else None,
+                seconds.get(lane),
                 errors.get(lane),
             )
             for lane in range(self.n_lanes)
@@ -674,7 +682,3 @@ def _one_a_lane(given: Any, name: str, n_lanes: int) -> list[Opener]:
             f"{name}: expected one, or one for each of {n_lanes} lanes, got {len(given)}"
         )
     return list(given)
-
-
-def _check_deadline(deadline: Any) -> float | None:
-    return None if deadline is None else check_real(deadline, "deadline", low=0)
