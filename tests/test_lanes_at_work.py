@@ -348,7 +348,8 @@ def test_an_idle_lane_goes_on_with_its_neighbours_candidates(flat, queries):
 
 def test_a_lane_goes_on_with_what_the_next_one_has_not_reported(flat, queries):
     executor = Here(flat, {(1, 0): "hang", (2, 0): "hang"})
-    got = search_in(flat, executor, on_idle="continue", deadline=0.01).search(queries, K)
+    search = search_in(flat, executor, on_idle="continue", deadline=0.01, step=K_LANE)
+    got = search.search(queries, K)
     # Lane 0 begins, and finds nothing of lane 1; lane 3 finds what lane 0 has reported.
     asked = [(0, 0), (0, 1), (1, 1), (2, 2), (3, 3)]
     assert [lane for lane, _ in executor.calls] == [lane for lane, _ in asked]
