@@ -64,6 +64,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
         void (*assign_codes)(const int8_t*, size_t, size_t, const float*, const float*, const CodedPanels&, void*,
                              int32_t*)
+        void (*max_dots)(const float*, size_t, size_t, const float*, size_t, float*)
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
         void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
@@ -299,6 +300,13 @@ cdef class Kernels:
         panels.n = centroids.shape[0] if ids is None else ids.shape[0]
         self.row.assign_codes(&points[0, 0, 0, 0, 0], n_points, stride, &weights[0], &doubts[0], panels,
                               &scratch[0, 0], &near[0])
+
+    def max_dots(self, const float[:, ::1] rows, const float[:, :, ::1] panels, float[::1] out):
+        """out[i] = the largest product of vector i, packed (n_panels, dim, 16), with any of the rows."""
+        cdef size_t n = rows.shape[0], dim = rows.shape[1], n_panels = panels.shape[0]
+        expect(<size_t> panels.shape[1] == dim and <size_t> panels.shape[2] == kLanes, "max_dots panels")
+        expect(<size_t> out.shape[0] == n_panels * kLanes, "max_dots out")
+        self.row.max_dots(&rows[0, 0], n, dim, &panels[0, 0, 0], n_panels, &out[0])
 
     def nearest_words(self, const float[:, :, ::1] points, const float[:, ::1] words, const float[::1] bias,
                       int32_t[::1] labels, float[::1] scores):

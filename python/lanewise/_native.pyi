@@ -94,6 +94,7 @@ class Kernels:
         near: _I32,
         ids: _U32 | None = None,
     ) -> None: ...
+    def max_dots(self, rows: _F32, panels: _F32, out: _F32) -> None: ...
     def nearest_words(
         self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
     ) -> None: ...
@@ -360,6 +361,34 @@ class Graph:
         lane: int = 0,
         n_lanes: int = 1,
         share_below: int = 0,
+    ) -> None: ...
+
+@disjoint_base
+class Documents:
+    def __init__(
+        self, tokens: _F32, begin: _I64, longest: _F64, first_document: int = 0
+    ) -> None: ...
+    def score(
+        self,
+        kernels: Kernels,
+        tokens: _F32,
+        begin: _I64,
+        lengths: _F64,
+        ids: _I64,
+        distances: _F32,
+        n_threads: int,
+    ) -> None: ...
+    def rescore(
+        self,
+        kernels: Kernels,
+        tokens: _F32,
+        begin: _I64,
+        lengths: _F64,
+        ids: _I64,
+        distances: _F32,
+        found: _I64,
+        stats: _U64,
+        n_threads: int,
     ) -> None: ...
 
 def split_lists(lists: _U8, block_bytes: int, n_blocks: _U32, blocks: _U8) -> bool: ...
