@@ -9,6 +9,7 @@ Where to find what
 `ProductQuantizer`  vectors as the code words of their sub-vectors
 `HNSW`            search of a graph that hnswlib built
 `MaxSim`          late interaction: documents and queries of many vectors each
+`RowsOnDisk`      exact distances to rows that stay in a file, within a budget of memory
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
 `datasets`        vectors from files
@@ -28,6 +29,7 @@ from lanewise.ivf import IVF
 from lanewise.ivfpq import IVFPQ
 from lanewise.lanes import LaneSearch, merge
 from lanewise.maxsim import MaxSim
+from lanewise.ondisk import RowsOnDisk
 from lanewise.pq import ProductQuantizer
 from lanewise.result import RangeResult, SearchResult
 from lanewise.rotation import RandomRotation
@@ -46,6 +48,7 @@ __all__ = [
     "ProductQuantizer",
     "RandomRotation",
     "RangeResult",
+    "RowsOnDisk",
     "SearchResult",
     "datasets",
     "io",

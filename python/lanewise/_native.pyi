@@ -391,4 +391,30 @@ class Documents:
         n_threads: int,
     ) -> None: ...
 
+@disjoint_base
+class RowFile:
+    def __init__(
+        self,
+        descriptor: int,
+        offset: int,
+        n: int,
+        dim: int,
+        numbers: str,
+        unit: bool,
+        cache_bytes: int,
+    ) -> None: ...
+    def score(
+        self,
+        kernels: Kernels,
+        metric: str,
+        queries: _F32,
+        ids: _I64,
+        distances: _F32,
+        n_threads: int,
+    ) -> tuple[str, int, int] | None: ...
+    @property
+    def bytes_read(self) -> int: ...
+    @property
+    def resident_bytes(self) -> int | None: ...
+
 def split_lists(lists: _U8, block_bytes: int, n_blocks: _U32, blocks: _U8) -> bool: ...
