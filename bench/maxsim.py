@@ -98,10 +98,10 @@ def compare(documents, queries, candidates, n_threads):
         "NumPy, einsum of all, padded": lambda: [numpy_padded(documents, *pair) for pair in pairs],
     }
     for isa in isas:
-        if isa in ("scalar", "avx2", "avx512") or isa == lw.kernels.get().name:
+        if isa in ("avx2", "avx512") or isa == lw.kernels.get().name:
             one = lw.MaxSim(dim, kernels=isa, n_threads=n_threads).add(documents)
             ways[f"score, {isa}"] = lambda one=one: one.score(queries, ids)
-    ways[f"rescore, k = {K}"] = lambda: index.rescore(queries, ids, K)
+            ways[f"rescore, k = {K}, {isa}"] = lambda one=one: one.rescore(queries, ids, K)
     rows = []
     with peers.threads(n_threads):
         for who, call in ways.items():

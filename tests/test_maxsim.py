@@ -56,6 +56,82 @@ def test_kernel_finds_a_maximum_wherever_it_stands(kernels):
         assert max_dots(kernels, one, vectors).tolist() == [6] * 33
 
 
+def code_vectors(rng, n, dim):
+    """Codes, the largest among them, in whole quads."""
+    codes = np.zeros((n, -(-dim // 4) * 4), np.int8)
+    codes[:, :dim] = rng.integers(-127, 128, (n, dim))
+    codes[: n // 8, :dim] = rng.choice(np.array([-127, 127], np.int8), (n // 8, dim))
+    return codes
+
+
+def pack_codes(codes):
+    """Panels (n, quads, 16, 4)."""
+    padded = np.zeros((-(-len(codes) // 16) * 16, codes.shape[1]), np.int8)
+    padded[: len(codes)] = codes
+    return np.ascontiguousarray(padded.reshape(-1, 16, codes.shape[1] // 4, 4).swapaxes(1, 2))
+
+
+def max_code_dots(kernels, rows, scales, vectors):
+    out = np.full(-(-len(vectors) // 16) * 16, np.nan, dtype=np.float32)
+    sums = rows.sum(axis=1, dtype=np.int32)
+    kernels.max_code_dots(rows, scales, sums, pack_codes(vectors), out)
+    return out[: len(vectors)]
+
+
+@pytest.mark.parametrize("dim", [1, 4, 37, 64, 128, 1000, 1040])
+def test_code_kernel_equals_the_oracle(code_kernels, rng, dim):
+    """Whole numbers below 2^24 are floats: there is one rounding, the scale's."""
+    for n, m in ((0, 1), (1, 16), (2, 33), (7, 17), (13, 48), (48, 32)):
+        rows, vectors = code_vectors(rng, n, dim), code_vectors(rng, m, dim)
+        scales = rng.random(n).astype(np.float32)
+        scales[::5] = 0
+        products = (vectors.astype(np.int32) @ rows.T.astype(np.int32)).astype(np.float32)
+        expected = (products * scales).max(axis=1, initial=-np.inf)
+        assert np.array_equal(max_code_dots(code_kernels, rows, scales, vectors), expected)
+
+
+@cases.codes_beside_scalar
+@pytest.mark.parametrize("dim", [3, 65_536])
+def test_code_kernel_same_bits(code_kernels, rng, dim):
+    rows, vectors = code_vectors(rng, 9, dim), code_vectors(rng, 16, dim)
+    rows[0], vectors[0] = 127, 127
+    scales = rng.random(9).astype(np.float32)
+    got, expected = (max_code_dots(k, rows, scales, vectors) for k in (code_kernels, SCALAR))
+    assert_same_bytes(got, expected)
+    assert expected[0] >= scales[0] * np.float32(127**2 * 4)
+
+
+def coded(tokens):
+    """What `code_tokens` says of tokens."""
+    n, dim = tokens.shape
+    codes = np.full((n, -(-dim // 4) * 4), 99, np.int8)
+    scales, sums = np.empty(n, np.float32), np.empty(n, np.int32)
+    lengths, residuals = np.empty(n), np.empty(n)
+    _native.code_tokens(tokens, codes, scales, sums, lengths, residuals, 2)
+    return codes, scales, sums, lengths, residuals
+
+
+@pytest.mark.parametrize("kind", cases.CODE_DATA)
+def test_codes_leave_no_more_than_they_say(rng, kind):
+    for dim in (1, 4, 50):
+        tokens = cases.CODE_DATA[kind](rng, (40, dim))
+        codes, scales, sums, lengths, residuals = coded(tokens)
+        exact = tokens.astype(np.float64)
+        norms = np.sqrt((exact**2).sum(axis=1))
+        left = exact - codes[:, :dim] * scales[:, np.newaxis].astype(np.float64)
+        left = np.sqrt((left**2).sum(axis=1))
+        assert (codes[:, dim:] == 0).all()
+        assert (np.abs(codes.astype(int)) <= 127).all()
+        assert np.array_equal(sums, codes.sum(axis=1, dtype=np.int32))
+        assert (lengths >= norms).all()
+        assert np.allclose(lengths, norms, rtol=1e-12, atol=0)
+        assert (residuals >= left).all()
+        assert np.allclose(residuals, left, rtol=1e-12, atol=0)
+        # Half a step in each dimension, wherever a step is no subnormal number.
+        wide = np.abs(tokens).max(axis=1) > 2.0**-100
+        assert (left[wide] <= 0.5001 * np.sqrt(dim) * scales[wide]).all()
+
+
 # ----------------------------------------------------------------------------------- distances
 
 
@@ -161,32 +237,29 @@ def topics(rng, n, dim, n_tokens, noise):
     return queries.reshape(n, n_tokens, dim), documents
 
 
-def test_what_cannot_be_among_the_best_is_left(rng):
-    queries, documents = topics(rng, 8, 32, 48, 0.5)
+def test_what_cannot_be_among_the_best_is_not_scored(rng):
+    queries, documents = topics(rng, 8, 32, 20, 0.5)
     index = lw.MaxSim(32).add(documents)
-    # The best guess first.
-    ids = np.array([np.roll(np.arange(64), -8 * q) for q in range(8)])
-    stats = check_rescore(index, queries, ids, 5)
+    ids = np.array([rng.permutation(64) for _ in range(8)])
+    stats = check_rescore(index, queries, ids, 4)
     assert (stats["candidates"] == 64).all()
-    # Sixteen are met by all tokens, the others by a third of them.
-    assert (stats["products"] == (16 * 48 + 48 * 16) * 48).all()
-    assert np.allclose(stats["share"], (16 + 48 / 3) / 64)
-    # A bound is only one once there are k.
-    assert (check_rescore(index, queries, ids, 64)["share"] == 1).all()
-    assert (check_rescore(index, queries[:, :16], ids, 5)["share"] == 1).all()
+    # Eight documents are near each query, and all others far.
+    assert (stats["products"] <= 8 * 20 * 20).all()
+    assert (stats["products"] >= 4 * 20 * 20).all()
+    assert np.array_equal(stats["share"], stats["products"] / (64 * 20 * 20))
+    for k in (64, 100):
+        assert (check_rescore(index, queries, ids, k)["share"] == 1).all()
 
 
-def test_the_tokens_that_tell_come_first(rng):
-    """Those that all documents answer equally well say nothing, wherever they stand."""
-    queries, documents = topics(rng, 6, 32, 16, 0.3)
-    common = np.zeros((6, 32, 32), np.float32)
-    common[:, :, 0] = 1
-    with_common = np.concatenate((documents, np.tile(common[:1, :1], (48, 1, 1))), axis=1)
-    index = lw.MaxSim(32).add(with_common)
-    ids = np.array([np.roll(np.arange(48), -8 * q) for q in range(6)])
-    asked = [np.concatenate((common[0], query)) for query in queries]
-    stats = check_rescore(index, asked, ids, 3)
-    assert (stats["products"] == (16 * 48 + 32 * 16) * 17).all()
+def test_a_far_document_is_not_touched(tmp_path, rng):
+    """What is ruled out by its codes may be on a disk that nobody asks."""
+    queries, documents = topics(rng, 4, 32, 20, 0.5)
+    index = lw.MaxSim(32).add(documents)
+    index.save(tmp_path / "documents.lw")
+    loaded = lw.MaxSim.load(tmp_path / "documents.lw")
+    loaded._state.arrays["tokens"].reshape(32, 20, 32)[8:] = np.nan
+    result = loaded.rescore(queries[0], np.arange(32), 4)
+    assert_same_bytes(tuple(result), tuple(index.rescore(queries[0], np.arange(32), 4)))
 
 
 def test_equal_distances_are_in_the_order_of_ids():
@@ -207,22 +280,38 @@ def test_one_rounding_from_the_bound(rng, nudge):
     check_rescore(index, query, np.arange(17)[np.newaxis], 1)
 
 
-@pytest.mark.parametrize("dim", [3, 50, 1000])
-def test_products_of_the_bounds_own_length(rng, dim):
-    """A product of a token with itself is as large as lengths allow, and rounding makes it larger.
+def first_of_equals(token, n=64):
+    """Documents that are all as far, scored from the largest id on: the smallest is the answer.
 
-    All documents are as far, and the one of the smallest id, the last that is looked at, is first.
+    A bound that is less than what float32 makes of the products rules it out.
     """
-    found = 0
-    for _ in range(200):
-        token = rng.random((1, dim)).astype(np.float32)
-        product = max_dots(SCALAR, token, token)[0]
-        if product > np.float32(oracle.max_dots(token, token)[0]):
-            index = lw.MaxSim(dim).add(np.repeat(token[np.newaxis], 40, axis=0))
-            query = np.repeat(token, 64, axis=0)
-            assert index.rescore(query, np.arange(40)[::-1], 1).ids.tolist() == [[0]]
-            found += 1
-    assert found > 10
+    index = lw.MaxSim(len(token)).add(np.tile(token, (40, 1, 1)))
+    query = np.tile(token, (n, 1))
+    return index.rescore(query, np.arange(40)[::-1], 1).ids.tolist() == [[0]]
+
+
+@pytest.mark.parametrize("dim", [16, 50, 1000])
+def test_bounds_know_of_products_that_are_rounded_up(rng, dim):
+    """Codes that leave nothing bound a product by itself, and the chain of float32 goes higher."""
+    higher = 0
+    for _ in range(100):
+        token = rng.integers(1, 127, dim).astype(np.float32)
+        token[0] = 127
+        token *= np.float32(4097)
+        *_, residuals = coded(token[np.newaxis])
+        assert residuals[0] == 0
+        product = max_dots(SCALAR, token[np.newaxis], token[np.newaxis])[0]
+        exact = oracle.max_dots(token[np.newaxis], token[np.newaxis])[0]
+        higher += product > np.float32(exact)
+        assert first_of_equals(token)
+    assert higher > 5
+
+
+def test_bounds_know_of_products_that_are_subnormal():
+    """1.5 * 2^-150 becomes 2^-149."""
+    token = np.ldexp(np.float32(np.sqrt(1.5)), -75) * np.ones(1, np.float32)
+    assert max_dots(SCALAR, token[np.newaxis], token[np.newaxis])[0] == 2.0**-149
+    assert first_of_equals(token)
 
 
 # ------------------------------------------------------------------------------------ its life
@@ -318,7 +407,7 @@ def test_files_and_pickles_answer_the_same(tmp_path, documents, queries, mmap):
 def test_mapped_tokens_stay_on_the_disk(tmp_path, documents):
     lw.MaxSim(12).add(documents).save(tmp_path / "documents.lw")
     index = lw.MaxSim.load(tmp_path / "documents.lw", mmap=True, verify=False)
-    assert isinstance(index._state[0].tokens, np.memmap)
+    assert isinstance(index._state.arrays["tokens"], np.memmap)
     assert index.nbytes == lw.MaxSim.load(tmp_path / "documents.lw").nbytes
 
 
@@ -328,7 +417,20 @@ def test_a_frozen_file_is_read():
     assert header == {"dim": 2}
     assert arrays["tokens"].tolist() == [[1, 2], [3, 4], [5, 6]]
     assert arrays["begin"].tolist() == [0, 2, 3]
+    assert arrays["codes"].tolist() == [[64, 127, 0, 0], [95, 127, 0, 0], [106, 127, 0, 0]]
+    assert np.array_equal(arrays["scales"], np.array([2, 4, 6], np.float32) / np.float32(127))
+    assert arrays["sums"].tolist() == [191, 222, 233]
     assert np.allclose(arrays["longest"], [5, np.sqrt(61)])
+    assert np.allclose(arrays["residuals"], [1 / 127, 1 / 127], rtol=1e-4)
+    assert {name: array.dtype.str for name, array in arrays.items()} == {
+        "tokens": "<f4",
+        "begin": "<i8",
+        "codes": "|i1",
+        "scales": "<f4",
+        "sums": "<i4",
+        "longest": "<f8",
+        "residuals": "<f8",
+    }
 
 
 @pytest.mark.parametrize(
@@ -344,6 +446,10 @@ def test_a_frozen_file_is_read():
         ("lists", lambda header, arrays: arrays.update(begin=np.array([1, 2, 3]))),
         ("lists", lambda header, arrays: arrays.update(begin=np.array([0, 3, 3]))),
         ("lists", lambda header, arrays: arrays.update(begin=np.array([0, 2**62, 3]))),
+        ("codes", lambda header, arrays: arrays.update(codes=np.zeros((3, 2), np.int8))),
+        ("scales", lambda header, arrays: arrays.update(scales=np.zeros(2, np.float32))),
+        ("sums", lambda header, arrays: arrays.update(sums=np.zeros(3, np.int64))),
+        ("residuals", lambda header, arrays: arrays.update(residuals=np.array([1.0, np.inf]))),
         ("longest", lambda header, arrays: arrays.update(longest=np.array([1.0, np.nan]))),
         ("longest", lambda header, arrays: arrays.update(longest=np.array([1.0, -1.0]))),
         ("longest", lambda header, arrays: arrays.update(longest=np.array([1.0, 1e30]))),
@@ -459,6 +565,8 @@ def test_wrong_ids_are_named(ids, error, words):
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match=r"^dim: expected"):
         lw.MaxSim(0)
+    with pytest.raises(ValueError, match=r"^dim: expected"):
+        lw.MaxSim(65_537)
     with pytest.raises(TypeError, match=r"^dim: expected"):
         lw.MaxSim(2.0)
     with pytest.raises(ValueError, match="n_threads"):
@@ -473,21 +581,29 @@ def test_wrong_settings_are_named():
 
 
 def test_the_door_checks_shapes():
-    tokens, begin, longest = np.ones((3, 4), np.float32), np.array([0, 1, 3]), np.ones(2)
-    for wrong in (
-        (tokens, begin[:2], longest[:1]),
-        (tokens, begin + 1, longest),
-        (tokens, np.array([0, 3, 3]), longest),
-        (tokens, np.empty(0, np.int64), np.empty(0)),
-        (tokens, begin, np.ones(3)),
+    tokens, begin = np.ones((3, 4), np.float32), np.array([0, 1, 3])
+    codes, scales, sums, *_ = coded(tokens)
+    good = [tokens, begin, codes, scales, sums, np.ones(2), np.ones(2)]
+    for at, wrong in (
+        (0, np.ones((4, 4), np.float32)),
+        (1, begin[:2]),
+        (1, begin + 1),
+        (1, np.array([0, 3, 3])),
+        (1, np.empty(0, np.int64)),
+        (2, codes[:2]),
+        (2, np.ones((3, 5), np.int8)),
+        (3, scales[:2]),
+        (4, sums[:2]),
+        (5, np.ones(3)),
+        (6, np.ones(3)),
     ):
         with pytest.raises(ValueError, match="native call"):
-            _native.Documents(*wrong)
-    documents = _native.Documents(tokens, begin, longest)
+            _native.Documents(*good[:at], wrong, *good[at + 1 :])
+    documents = _native.Documents(*good)
     out = np.empty((2, 1), np.float32)
     for ids in ([[2], [0]], [[-2], [0]], [[0]]):
         with pytest.raises(ValueError, match="native call"):
-            documents.score(SCALAR, tokens, begin, np.ones(3), np.array(ids), out, 1)
+            documents.score(SCALAR, tokens, begin, np.array(ids), out, 1)
 
 
 def test_it_is_public():

@@ -51,7 +51,7 @@ DIGESTS = {
     "plan-stratified": "5a6c5475cb4a22ea",
     "plan-owner": "df4a68663ab99a75",
     "lanes": "0129179be8c927ea",
-    "maxsim": "34c6598432c9232c",
+    "maxsim": "0138ab68fc0fbe37",
     "graph-l2-f32": "ddb9e455561225c8",
     "graph-ip-f32": "f0e66c3b81fefe8d",
     "graph-cosine-f32": "96bf582f3d29e54e",

@@ -1,9 +1,9 @@
 #include "maxsim.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -14,171 +14,217 @@
 namespace lw {
 namespace {
 
-constexpr float kLeft = std::numeric_limits<float>::infinity();
-
 // Documents in a piece of work.
 constexpr std::size_t kPerPiece = 4;
+constexpr std::size_t kScreenedPerPiece = 16;
+constexpr std::size_t kCodedPerPiece = 1024;
 
 // Queries that are packed at once: short ones take up to sixteen times their size.
 constexpr std::size_t kQueriesTogether = 256;
 
 // Candidates of a query in a wave: those of a wave are held against one bound, so that threads cannot change the work.
-constexpr std::size_t kLeastWave = 16;
 constexpr std::size_t kMostWave = 1024;
 
-std::size_t panels_of(std::size_t n_tokens) { return (n_tokens + kLanes - 1) / kLanes; }
+constexpr std::size_t kPanelsTogether = 8;
 
-// A query's tokens in the order in which documents meet them, sixteen to a panel.
+// A little more than any error of a few operations in double: what is computed in double becomes a bound by it.
+constexpr double kUp = 1.0 + 0x1p-40;
+
+std::size_t size_of(const TokenLists& lists, std::size_t i) {
+  return static_cast<std::size_t>(lists.begin[i + 1] - lists.begin[i]);
+}
+
+const float* tokens_of(const TokenLists& lists, std::size_t i) {
+  return lists.tokens + static_cast<std::size_t>(lists.begin[i]) * lists.dim;
+}
+
+struct TokenFacts {
+  float scale;
+  std::int32_t sum;
+  double length;
+  double residual;
+};
+
+// Codes go where code(d) says.
+template <class Code>
+TokenFacts code_token(const float* x, std::size_t dim, const Code& code) {
+  float largest = 0.0f;
+  for (std::size_t d = 0; d < dim; ++d) largest = std::max(largest, std::abs(x[d]));
+  TokenFacts facts{largest / 127.0f, 0, 0.0, 0.0};
+  const double steps = facts.scale > 0.0f ? 1.0 / static_cast<double>(facts.scale) : 0.0;
+  for (std::size_t d = 0; d < dim; ++d) {
+    const auto value = static_cast<double>(x[d]);
+    // Truncation towards zero, of a number that is rounded to the nearest by half a step more.
+    const auto rounded = static_cast<std::int32_t>(value * steps + (value < 0.0 ? -0.5 : 0.5));
+    const std::int32_t c = std::clamp<std::int32_t>(rounded, -127, 127);
+    code(d) = static_cast<std::int8_t>(c);
+    facts.sum += c;
+    const double rest = value - static_cast<double>(facts.scale) * c;
+    facts.length += value * value;
+    facts.residual += rest * rest;
+  }
+  const double up = 1.0 + static_cast<double>(dim + 16) * 0x1p-52;
+  facts.length = std::sqrt(facts.length) * up;
+  facts.residual = std::sqrt(facts.residual) * up;
+  return facts;
+}
+
+// A query's tokens as documents meet them, sixteen to a panel.
 class PackedQuery {
  public:
-  PackedQuery(const TokenQueries& queries, std::size_t q)
-      : tokens_(queries.tokens + static_cast<std::size_t>(queries.begin[q]) * queries.dim),
-        lengths_(queries.lengths + queries.begin[q]),
-        dim_(queries.dim),
-        order_(static_cast<std::size_t>(queries.begin[q + 1] - queries.begin[q])) {
-    std::iota(order_.begin(), order_.end(), std::size_t{0});
-    pack_panels();
+  PackedQuery(const TokenLists& queries, std::size_t q) : n_tokens_(size_of(queries, q)), dim_(queries.dim) {
+    const float* const tokens = tokens_of(queries, q);
+    panels_.resize(n_panels() * kLanes * dim_);
+    pack(n_tokens_, dim_, [&](std::size_t i) { return tokens + i * dim_; }, nullptr, panels_.data());
   }
 
-  std::size_t n_tokens() const { return order_.size(); }
-  std::size_t n_panels() const { return panels_of(order_.size()); }
+  std::size_t n_tokens() const { return n_tokens_; }
 
-  // The largest products of the document's tokens with those of the panels [first, last), to their places in `largest`.
-  void meet(const Kernels& kernels, const Documents& documents, std::size_t document, std::size_t first,
-            std::size_t last, float* largest) const {
-    const auto begin = static_cast<std::size_t>(documents.begin[document]);
-    const auto end = static_cast<std::size_t>(documents.begin[document + 1]);
-    float some[kLanes * kPanelsTogether];
-    for (std::size_t p = first; p < last; p += kPanelsTogether) {
-      const std::size_t m = std::min(kPanelsTogether, last - p);
-      kernels.max_dots(documents.tokens + begin * dim_, end - begin, dim_, panels_.data() + p * dim_ * kLanes, m, some);
-      for (std::size_t i = p * kLanes; i < std::min((p + m) * kLanes, n_tokens()); ++i) {
-        largest[order_[i]] = some[i - p * kLanes];
-      }
-    }
-  }
-
-  float distance(const float* largest) const {
+  // The distance of a document, met whole.
+  float distance(const Kernels& kernels, const Documents& documents, std::size_t document) const {
     double sum = 0.0;
-    for (std::size_t i = 0; i < n_tokens(); ++i) sum += static_cast<double>(largest[i]);
+    const float* const tokens = tokens_of(documents, document);
+    for_each_largest(
+        [&](std::size_t p, std::size_t m, float* largest) {
+          kernels.max_dots(tokens, size_of(documents, document), dim_, panels_.data() + p * dim_ * kLanes, m, largest);
+        },
+        [&](std::size_t, float largest) { sum += static_cast<double>(largest); });
     return static_cast<float>(0.0 - sum);
   }
 
-  // Tokens whose products stay farthest below what they could be come first: they tell soonest that a document is out.
-  // `sums` are of the largest products with some documents, whose longest tokens add up to `longest`.
-  void order_by_slack(const std::vector<double>& sums, double longest) {
-    std::stable_sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
-      return lengths_[a] * longest - sums[a] > lengths_[b] * longest - sums[b];
-    });
-    pack_panels();
-  }
+ protected:
+  std::size_t n_panels() const { return (n_tokens_ + kLanes - 1) / kLanes; }
 
-  // What float32 may make of the tokens from panel p on, for each unit of a document's longest one: Cauchy-Schwarz, and
-  // dim roundings, which make at most (1 + u)^dim <= 1 + 2 dim u of it.
-  double reach(std::size_t p) const { return reach_[p]; }
-
-  // The same for all tokens together beyond what `reach` counts: numbers that became subnormal, and sums in double.
-  double doubt(double longest) const {
-    const auto n = static_cast<double>(n_tokens());
-    const auto dim = static_cast<double>(dim_);
-    return reach_[0] * longest * (n + dim + 16.0) * 0x1p-52 + n * dim * 0x1p-148;
-  }
-
-  // Tokens in the first p panels.
-  std::size_t n_in(std::size_t p) const { return std::min(p * kLanes, n_tokens()); }
-
-  // The sum of the largest products of the tokens in panel p.
-  double sum_in(std::size_t p, const float* largest) const {
-    double sum = 0.0;
-    for (std::size_t i = n_in(p); i < n_in(p + 1); ++i) sum += static_cast<double>(largest[order_[i]]);
-    return sum;
-  }
-
- private:
-  static constexpr std::size_t kPanelsTogether = 8;
-
-  void pack_panels() {
-    panels_.resize(n_panels() * kLanes * dim_);
-    pack(n_tokens(), dim_, [&](std::size_t i) { return tokens_ + order_[i] * dim_; }, nullptr, panels_.data());
-    const double grown = 1.0 + 2.0 * static_cast<double>(dim_) * 0x1p-24;
-    reach_.assign(n_panels() + 1, 0.0);
-    for (std::size_t p = n_panels(); p-- > 0;) {
-      reach_[p] = reach_[p + 1];
-      for (std::size_t i = n_in(p); i < n_in(p + 1); ++i) reach_[p] += lengths_[order_[i]] * grown;
+  // meet(panel, n, largest) for some panels at a time, then take(i, largest) for each token, in order.
+  template <class Meet, class Take>
+  void for_each_largest(const Meet& meet, const Take& take) const {
+    float largest[kLanes * kPanelsTogether];
+    for (std::size_t p = 0; p < n_panels(); p += kPanelsTogether) {
+      const std::size_t m = std::min(kPanelsTogether, n_panels() - p);
+      meet(p, m, largest);
+      for (std::size_t i = p * kLanes; i < std::min((p + m) * kLanes, n_tokens_); ++i) take(i, largest[i - p * kLanes]);
     }
   }
 
-  const float* tokens_;
-  const double* lengths_;
+  std::size_t n_tokens_;
   std::size_t dim_;
-  std::vector<std::size_t> order_;
   std::vector<float> panels_;
-  std::vector<double> reach_;
+};
+
+// With codes, which bound a document's distance.
+//
+// For a query token q, coded as s c and off by e, and a document's token x, coded as s' c' and off by r,
+//   <q, x> = s s' <c, c'> + <q - s c, x> + <s c, x - s' c'> <= s s' <c, c'> + e |x| + (|q| + e) r.
+// What max_dots makes of it in float32 is larger by at most dim roundings, (1 + u)^dim <= 1 + 2 dim u, of |q| |x|; the
+// scaling of <c, c'> to float32 takes two more, and numbers that become subnormal add at most 2^-149 for each
+// operation.
+class CodedQuery : public PackedQuery {
+ public:
+  CodedQuery(const TokenLists& queries, std::size_t q)
+      : PackedQuery(queries, q),
+        n_quads_(quads_of(dim_)),
+        codes_(n_panels() * n_quads_ * kLanes * 4),
+        scales_(n_tokens_) {
+    const float* const tokens = tokens_of(queries, q);
+    for (std::size_t i = 0; i < n_tokens_; ++i) {
+      std::int8_t* const member = codes_.data() + (i / kLanes * n_quads_ * kLanes + i % kLanes) * 4;
+      const TokenFacts facts = code_token(
+          tokens + i * dim_, dim_, [&](std::size_t d) -> std::int8_t& { return member[d / 4 * kLanes * 4 + d % 4]; });
+      scales_[i] = static_cast<double>(facts.scale);
+      sum_of_residuals_ += facts.residual;
+      sum_of_lengths_ += facts.length + facts.residual;
+      sum_of_scales_ += static_cast<double>(facts.scale);
+    }
+  }
+
+  // The least that the distance of a document can be.
+  float least_distance(const Kernels& kernels, const Documents& documents, std::size_t document) const {
+    const auto first = static_cast<std::size_t>(documents.begin[document]);
+    const TokenCodes rows{documents.codes.codes + first * n_quads_ * 4, documents.codes.scales + first,
+                          documents.codes.sums + first};
+    double sum = 0.0;
+    for_each_largest(
+        [&](std::size_t p, std::size_t m, float* largest) {
+          kernels.max_code_dots(rows, size_of(documents, document), n_quads_, codes_.data() + p * n_quads_ * kLanes * 4,
+                                m, largest);
+        },
+        [&](std::size_t i, float largest) { sum += scales_[i] * static_cast<double>(largest); });
+    const double longest = documents.longest[document];
+    const double residual = documents.residuals[document];
+    const auto n = static_cast<double>(n_tokens_);
+    const auto dim = static_cast<double>(dim_);
+    // Sums in double are off by n 2^-52 of the products' size.
+    const double roundings = (2.0 * dim + 4.0) * 0x1p-24 + (n + 16.0) * 0x1p-50;
+    const double doubt = sum_of_residuals_ * longest + sum_of_lengths_ * residual +
+                         roundings * sum_of_lengths_ * (longest + residual) + (n * dim + sum_of_scales_) * 0x1p-148;
+    // Rounding is monotonic, so that a distance is no less than its bound in float32 either.
+    return static_cast<float>(-(sum + doubt * kUp));
+  }
+
+ private:
+  std::size_t n_quads_;
+  std::vector<std::int8_t> codes_;
+  std::vector<double> scales_;
+  double sum_of_residuals_ = 0.0;
+  double sum_of_lengths_ = 0.0;  // and residuals
+  double sum_of_scales_ = 0.0;
 };
 
 // What is known of one query's candidates.
 struct Search {
-  PackedQuery query;
+  CodedQuery query;
   TopK best;
   std::vector<std::int64_t> candidates;
-  std::vector<float> distances;         // of the candidates of a wave, kLeft for those that are out
-  std::vector<std::uint64_t> products;  // of the pieces of a wave
-  // What the first documents have shown: sums of the largest products of every token, and of their longest tokens.
-  std::vector<double> sums;
-  double longest = 0.0;
-};
+  std::vector<float> least;      // the least that each distance can be, -inf where nobody knows
+  std::vector<float> distances;  // of a wave
 
-// Candidates [begin, end), which begin at `first` in the wave. `largest` is room for the query's tokens.
-void score_piece(const Kernels& kernels, const Documents& documents, Search& search, std::size_t begin, std::size_t end,
-                 std::size_t first, float* largest) {
-  const PackedQuery& query = search.query;
-  const float bound = search.best.bound();
-  std::uint64_t products = 0;
-  for (std::size_t i = begin; i < end; ++i) {
-    const auto document = static_cast<std::size_t>(search.candidates[i]);
-    const auto n = static_cast<std::uint64_t>(documents.begin[document + 1] - documents.begin[document]);
-    const double longest = documents.longest[document];
-    float& distance = search.distances[first + i - begin];
-    distance = kLeft;
-    if (bound == std::numeric_limits<float>::infinity()) {
-      query.meet(kernels, documents, document, 0, query.n_panels(), largest);
-      products += n * query.n_tokens();
-      distance = query.distance(largest);
-      if (begin == 0) {
-        for (std::size_t t = 0; t < query.n_tokens(); ++t) search.sums[t] += static_cast<double>(largest[t]);
-        search.longest += longest;
-      }
-      continue;
+  // The most promising first, equal ones in the caller's order.
+  void sort_candidates() {
+    std::vector<std::size_t> order(candidates.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return least[a] < least[b]; });
+    std::vector<std::int64_t> sorted_candidates;
+    std::vector<float> sorted_least;
+    for (const std::size_t i : order) {
+      sorted_candidates.push_back(candidates[i]);
+      sorted_least.push_back(least[i]);
     }
-    double most = query.doubt(longest);
-    std::size_t p = 0;
-    // Rounding is monotonic: if the least that the distance can be is rounded to more than the bound, so is the
-    // distance.
-    for (; p < query.n_panels(); ++p) {
-      if (static_cast<float>(-(most + query.reach(p) * longest)) > bound) break;
-      query.meet(kernels, documents, document, p, p + 1, largest);
-      products += n * (query.n_in(p + 1) - query.n_in(p));
-      most += query.sum_in(p, largest);
-    }
-    if (p == query.n_panels()) distance = query.distance(largest);
+    candidates = std::move(sorted_candidates);
+    least = std::move(sorted_least);
   }
-  search.products[first / kPerPiece] = products;
-}
 
-// Room for the tokens of the longest query, for each thread.
-std::vector<std::vector<float>> token_room(const TokenQueries& queries, std::size_t n_threads) {
-  std::int64_t most = 0;
-  for (std::size_t q = 0; q < queries.n; ++q) most = std::max(most, queries.begin[q + 1] - queries.begin[q]);
-  return std::vector<std::vector<float>>(n_threads, std::vector<float>(static_cast<std::size_t>(most)));
-}
+  // The end of the candidates that may still be among the nearest: for an equal distance the smaller id decides.
+  std::size_t end() const {
+    const auto out = std::upper_bound(least.begin(), least.end(), best.bound());
+    return static_cast<std::size_t>(out - least.begin());
+  }
+};
 
 }  // namespace
 
-bool score_documents(const Kernels& kernels, const Documents& documents, const TokenQueries& queries,
+bool code_tokens(const float* tokens, std::size_t n, std::size_t dim, std::int8_t* codes, float* scales,
+                 std::int32_t* sums, double* lengths, double* residuals, std::size_t n_threads,
+                 const Interrupt& interrupt) {
+  const std::size_t stride = 4 * quads_of(dim);
+  const std::size_t n_pieces = (n + kCodedPerPiece - 1) / kCodedPerPiece;
+  return parallel_for(n_pieces, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+    for (std::size_t i = piece * kCodedPerPiece; i < std::min(n, (piece + 1) * kCodedPerPiece); ++i) {
+      std::int8_t* const code = codes + i * stride;
+      const TokenFacts facts =
+          code_token(tokens + i * dim, dim, [&](std::size_t d) -> std::int8_t& { return code[d]; });
+      std::fill(code + dim, code + stride, std::int8_t{0});
+      scales[i] = facts.scale;
+      sums[i] = facts.sum;
+      lengths[i] = facts.length;
+      residuals[i] = facts.residual;
+    }
+  });
+}
+
+bool score_documents(const Kernels& kernels, const Documents& documents, const TokenLists& queries,
                      const std::int64_t* ids, std::size_t n_ids, float* distances, std::size_t n_threads,
                      const Interrupt& interrupt) {
   const std::size_t pieces_per_query = (n_ids + kPerPiece - 1) / kPerPiece;
-  std::vector<std::vector<float>> rooms = token_room(queries, n_threads);
   for (std::size_t begin = 0; begin < queries.n; begin += kQueriesTogether) {
     const std::size_t n = std::min(kQueriesTogether, queries.n - begin);
     std::vector<std::unique_ptr<PackedQuery>> packed(n);
@@ -187,16 +233,13 @@ bool score_documents(const Kernels& kernels, const Documents& documents, const T
         })) {
       return false;
     }
-    if (!parallel_for(n * pieces_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
-          const PackedQuery& query = *packed[piece / pieces_per_query];
+    if (!parallel_for(n * pieces_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
           const std::size_t row = (begin + piece / pieces_per_query) * n_ids;
           const std::size_t first = piece % pieces_per_query * kPerPiece;
-          float* const largest = rooms[worker].data();
           for (std::size_t i = row + first; i < row + std::min(first + kPerPiece, n_ids); ++i) {
-            distances[i] = std::numeric_limits<float>::infinity();
-            if (ids[i] < 0) continue;
-            query.meet(kernels, documents, static_cast<std::size_t>(ids[i]), 0, query.n_panels(), largest);
-            distances[i] = query.distance(largest);
+            distances[i] = ids[i] < 0 ? std::numeric_limits<float>::infinity()
+                                      : packed[piece / pieces_per_query]->distance(kernels, documents,
+                                                                                   static_cast<std::size_t>(ids[i]));
           }
         })) {
       return false;
@@ -205,59 +248,77 @@ bool score_documents(const Kernels& kernels, const Documents& documents, const T
   return true;
 }
 
-bool rescore_documents(const Kernels& kernels, const Documents& documents, const TokenQueries& queries,
+bool rescore_documents(const Kernels& kernels, const Documents& documents, const TokenLists& queries,
                        const std::int64_t* ids, std::size_t n_ids, std::size_t k, float* distances, std::int64_t* found,
                        MaxSimStats* stats, std::size_t n_threads, const Interrupt& interrupt) {
-  std::vector<std::vector<float>> rooms = token_room(queries, n_threads);
   for (std::size_t first_query = 0; first_query < queries.n; first_query += kQueriesTogether) {
     const std::size_t n_queries = std::min(kQueriesTogether, queries.n - first_query);
     std::vector<std::unique_ptr<Search>> searches(n_queries);
     if (!parallel_for(n_queries, n_threads, interrupt, [&](std::size_t i, std::size_t) {
           const std::size_t q = first_query + i;
-          PackedQuery query(queries, q);
-          std::vector<double> sums(query.n_tokens());
+          std::vector<std::int64_t> candidates = named_once(ids + q * n_ids, n_ids);
+          std::vector<float> least(candidates.size(), -std::numeric_limits<float>::infinity());
           searches[i] = std::make_unique<Search>(
-              Search{std::move(query), TopK(k), named_once(ids + q * n_ids, n_ids), {}, {}, std::move(sums)});
+              Search{CodedQuery(queries, q), TopK(k), std::move(candidates), std::move(least), {}});
         })) {
       return false;
     }
-    std::size_t most = 0;
-    for (const auto& search : searches) most = std::max(most, search->candidates.size());
+
+    // Where all are among the k nearest nobody needs bounds.
+    const std::size_t screens_per_query = n_ids > k ? (n_ids + kScreenedPerPiece - 1) / kScreenedPerPiece : 0;
+    if (!parallel_for(n_queries * screens_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
+          Search& search = *searches[piece / screens_per_query];
+          const std::size_t n = search.candidates.size();
+          const std::size_t begin = piece % screens_per_query * kScreenedPerPiece;
+          for (std::size_t c = begin; c < std::min(begin + kScreenedPerPiece, n) && n > k; ++c) {
+            search.least[c] =
+                search.query.least_distance(kernels, documents, static_cast<std::size_t>(search.candidates[c]));
+          }
+        })) {
+      return false;
+    }
+    if (!parallel_for(n_queries, n_threads, interrupt,
+                      [&](std::size_t i, std::size_t) { searches[i]->sort_candidates(); })) {
+      return false;
+    }
+
     // The first wave fills the k places, and each further one is as large as all before it.
-    std::size_t wave = std::max(kLeastWave, (k + kPerPiece - 1) / kPerPiece * kPerPiece);
-    for (std::size_t begin = 0; begin < most; begin += wave, wave = std::min(begin, kMostWave)) {
-      const std::size_t pieces_per_query = (std::min(wave, most - begin) + kPerPiece - 1) / kPerPiece;
+    std::size_t wave = (k + kPerPiece - 1) / kPerPiece * kPerPiece;
+    for (std::size_t begin = 0;; begin += wave, wave = std::min(begin, kMostWave)) {
+      std::size_t longest = 0;
       for (const auto& search : searches) {
-        search->distances.assign(wave, kLeft);
-        search->products.assign(pieces_per_query, 0);
+        const std::size_t end = std::min(search->end(), begin + wave);
+        search->distances.resize(end > begin ? end - begin : 0);
+        longest = std::max(longest, search->distances.size());
       }
-      if (!parallel_for(n_queries * pieces_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t worker) {
+      if (longest == 0) break;
+      const std::size_t pieces_per_query = (longest + kPerPiece - 1) / kPerPiece;
+      if (!parallel_for(n_queries * pieces_per_query, n_threads, interrupt, [&](std::size_t piece, std::size_t) {
             Search& search = *searches[piece / pieces_per_query];
             const std::size_t first = piece % pieces_per_query * kPerPiece;
-            const std::size_t end = std::min(begin + std::min(first + kPerPiece, wave), search.candidates.size());
-            if (begin + first >= end) return;
-            score_piece(kernels, documents, search, begin + first, end, first, rooms[worker].data());
+            for (std::size_t c = first; c < std::min(first + kPerPiece, search.distances.size()); ++c) {
+              search.distances[c] =
+                  search.query.distance(kernels, documents, static_cast<std::size_t>(search.candidates[begin + c]));
+            }
           })) {
         return false;
       }
       for (std::size_t i = 0; i < n_queries; ++i) {
         Search& search = *searches[i];
-        const std::size_t end = std::min(begin + wave, search.candidates.size());
-        for (std::size_t c = begin; c < end; ++c) {
-          const float distance = search.distances[c - begin];
-          if (distance != kLeft) search.best.push({distance, search.candidates[c]});
+        for (std::size_t c = 0; c < search.distances.size(); ++c) {
+          const std::int64_t document = search.candidates[begin + c];
+          search.best.push({search.distances[c], document});
+          stats[first_query + i].products +=
+              size_of(documents, static_cast<std::size_t>(document)) * search.query.n_tokens();
         }
-        for (const std::uint64_t products : search.products) stats[first_query + i].products += products;
-        if (begin == 0) search.query.order_by_slack(search.sums, search.longest);
       }
     }
+
     for (std::size_t i = 0; i < n_queries; ++i) {
       const std::size_t q = first_query + i;
-      MaxSimStats& counted = stats[q];
-      counted.candidates = searches[i]->candidates.size();
+      stats[q].candidates = searches[i]->candidates.size();
       for (const std::int64_t document : searches[i]->candidates) {
-        counted.all += static_cast<std::uint64_t>(documents.begin[document + 1] - documents.begin[document]) *
-                       searches[i]->query.n_tokens();
+        stats[q].all += size_of(documents, static_cast<std::size_t>(document)) * searches[i]->query.n_tokens();
       }
       searches[i]->best.write(distances + q * k, found + q * k);
     }

@@ -95,6 +95,9 @@ class Kernels:
         ids: _U32 | None = None,
     ) -> None: ...
     def max_dots(self, rows: _F32, panels: _F32, out: _F32) -> None: ...
+    def max_code_dots(
+        self, rows: _I8, scales: _F32, sums: _I32, panels: _I8, out: _F32
+    ) -> None: ...
     def nearest_words(
         self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
     ) -> None: ...
@@ -363,17 +366,34 @@ class Graph:
         share_below: int = 0,
     ) -> None: ...
 
+def code_tokens(
+    tokens: _F32,
+    codes: _I8,
+    scales: _F32,
+    sums: _I32,
+    lengths: _F64,
+    residuals: _F64,
+    n_threads: int,
+) -> None: ...
+
 @disjoint_base
 class Documents:
     def __init__(
-        self, tokens: _F32, begin: _I64, longest: _F64, first_document: int = 0
+        self,
+        tokens: _F32,
+        begin: _I64,
+        codes: _I8,
+        scales: _F32,
+        sums: _I32,
+        longest: _F64,
+        residuals: _F64,
+        first_document: int = 0,
     ) -> None: ...
     def score(
         self,
         kernels: Kernels,
         tokens: _F32,
         begin: _I64,
-        lengths: _F64,
         ids: _I64,
         distances: _F32,
         n_threads: int,
@@ -383,7 +403,6 @@ class Documents:
         kernels: Kernels,
         tokens: _F32,
         begin: _I64,
-        lengths: _F64,
         ids: _I64,
         distances: _F32,
         found: _I64,

@@ -20,7 +20,7 @@ from lanewise.arrays import (
     check_int,
     with_room,
 )
-from lanewise.canonical import MAX_LENGTH, squared_lengths
+from lanewise.canonical import MAX_LENGTH, check_lengths, squared_lengths
 from lanewise.kernels import Kernels, get
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
@@ -28,11 +28,25 @@ from lanewise.threads import resolve_threads
 __all__ = ["MaxSim"]
 
 _KIND = "maxsim"
-_FLOAT32, _INT64, _FLOAT64 = np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.float64)
+_MAX_DIM = 65_536
 
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+_Arrays = dict[str, npt.NDArray[Any]]
+
+
+def _shapes(dim: int, n: int, n_tokens: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Return dtype and shape of all arrays, in the order in which the native module takes them."""
+    return {
+        "tokens": (np.float32, (n_tokens, dim)),
+        "begin": (np.int64, (n + 1,)),
+        # What documents are screened by: a byte a dimension, in whole quads.
+        "codes": (np.int8, (n_tokens, -(-dim // 4) * 4)),
+        "scales": (np.float32, (n_tokens,)),
+        "sums": (np.int32, (n_tokens,)),
+        "longest": (np.float64, (n,)),
+        "residuals": (np.float64, (n,)),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +57,26 @@ class _Snapshot:
     already use it.
     """
 
-    tokens: Floats
-    begin: Ids
-    longest: Doubles
+    arrays: _Arrays
     n: int
     n_tokens: int
-    first_document: int = 0
+    native: _native.Documents
+
+    @classmethod
+    def of(cls, arrays: _Arrays, n: int, n_tokens: int, first_document: int = 0) -> _Snapshot:
+        views = _views(arrays, n, n_tokens)
+        native = _native.Documents(**views, first_document=first_document)
+        return cls(arrays, n, n_tokens, native)
 
     @property
-    def views(self) -> tuple[Floats, Ids, Doubles]:
-        return self.tokens[: self.n_tokens], self.begin[: self.n + 1], self.longest[: self.n]
+    def views(self) -> _Arrays:
+        return _views(self.arrays, self.n, self.n_tokens)
+
+
+def _views(arrays: _Arrays, n: int, n_tokens: int) -> _Arrays:
+    """Return the filled parts, in the order of `_shapes`."""
+    shapes = _shapes(arrays["tokens"].shape[1], n, n_tokens)
+    return {name: arrays[name][: shape[0]] for name, (_, shape) in shapes.items()}
 
 
 class MaxSim:
@@ -65,7 +89,7 @@ class MaxSim:
     Parameters
     ----------
     dim : int
-        Dimension of the token vectors.
+        Dimension of the token vectors, at most 65,536.
     kernels : str or Kernels, optional
         Kernel set, see `lanewise.kernels.get`. It never changes an answer.
     n_threads : int, optional
@@ -79,6 +103,7 @@ class MaxSim:
     are added up in double, in the order of the query's tokens, and the sum is rounded once.
 
     Tokens are stored as float32 and taken as they come: models that want cosines normalise theirs.
+    Beside them stands a byte a dimension, by which `rescore` rules out documents.
 
     References
     ----------
@@ -96,24 +121,20 @@ class MaxSim:
     def __init__(
         self, dim: int, *, kernels: str | Kernels | None = None, n_threads: int | None = None
     ) -> None:
-        self.dim = check_int(dim, "dim", low=1, high=2**24)
+        self.dim = check_int(dim, "dim", low=1, high=_MAX_DIM)
         self.kernels = get(kernels)
         self.n_threads = n_threads
         resolve_threads(n_threads)
         self._lock = threading.Lock()
-        self._publish(
-            _Snapshot(np.empty((0, self.dim), np.float32), np.zeros(1, np.int64), np.empty(0), 0, 0)
+        shapes = _shapes(self.dim, 0, 0)
+        self._state = _Snapshot.of(
+            {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}, 0, 0
         )
-
-    def _publish(self, snapshot: _Snapshot) -> None:
-        native = _native.Documents(*snapshot.views, snapshot.first_document)
-        # One assignment, so that nobody ever finds half of a change.
-        self._state = (snapshot, native)
 
     def _threads(self, n_threads: int | None) -> int:
         return resolve_threads(self.n_threads if n_threads is None else n_threads)
 
-    def add(self, documents: Any) -> Self:
+    def add(self, documents: Any, *, n_threads: int | None = None) -> Self:
         """Add documents; their numbers count on from those that are there.
 
         Parameters
@@ -123,6 +144,7 @@ class MaxSim:
             ``(tokens, offsets)`` of the tokens of all, shape (n, dim), and int offsets, shape
             (n_documents + 1,): document i has the tokens from ``offsets[i]`` up to
             ``offsets[i + 1]``. One 2-D array is one document.
+        n_threads : int, optional
 
         Returns
         -------
@@ -144,26 +166,35 @@ class MaxSim:
         4
         """
         tokens, offsets = _as_token_lists(documents, "documents", self.dim)
-        n, n_tokens = len(offsets) - 1, len(tokens)
+        threads = self._threads(n_threads)
+        n, m = len(offsets) - 1, len(tokens)
+        check_lengths(tokens, "documents")
         if n == 0:
             return self
-        # The root may have been rounded down.
-        longest = np.sqrt(np.maximum.reduceat(squared_lengths(tokens, "documents"), offsets[:-1]))
-        longest *= 1 + 2.0**-40
         with self._lock:
-            old = self._state[0]
-            new = _Snapshot(
-                with_room(old.tokens, old.n_tokens, old.n_tokens + n_tokens, _FLOAT32),
-                with_room(old.begin, old.n + 1, old.n + n + 1, _INT64),
-                with_room(old.longest, old.n, old.n + n, _FLOAT64),
-                old.n + n,
-                old.n_tokens + n_tokens,
-                old.n,
+            old = self._state
+            shapes = _shapes(self.dim, old.n + n, old.n_tokens + m)
+            new = {
+                name: with_room(old.arrays[name], len(view), shapes[name][1][0], view.dtype)
+                for name, view in old.views.items()
+            }
+            last = slice(old.n_tokens, old.n_tokens + m)
+            new["tokens"][last] = tokens
+            new["begin"][old.n + 1 : old.n + n + 1] = old.n_tokens + offsets[1:]
+            facts = np.empty((2, m), dtype=np.float64)
+            _native.code_tokens(
+                new["tokens"][last],
+                new["codes"][last],
+                new["scales"][last],
+                new["sums"][last],
+                facts[0],
+                facts[1],
+                threads,
             )
-            new.tokens[old.n_tokens : new.n_tokens] = tokens
-            new.begin[old.n + 1 : new.n + 1] = old.n_tokens + offsets[1:]
-            new.longest[old.n : new.n] = longest
-            self._publish(new)
+            for name, fact in zip(("longest", "residuals"), facts, strict=True):
+                new[name][old.n : old.n + n] = np.maximum.reduceat(fact, offsets[:-1])
+            # One assignment, so that nobody ever finds half of a change.
+            self._state = _Snapshot.of(new, old.n + n, old.n_tokens + m, old.n)
         return self
 
     def score(self, queries: Any, ids: Any, *, n_threads: int | None = None) -> Floats:
@@ -195,12 +226,12 @@ class MaxSim:
         >>> index.score([[[1.0], [1.0]], [[-1.0]]], [[0, 1], [0, 1]]).tolist()
         [[-10.0, -4.0], [1.0, 2.0]]
         """
-        snapshot, native = self._state
-        tokens, offsets, lengths = self._as_queries(queries)
+        snapshot = self._state
+        tokens, offsets = self._as_queries(queries)
         wanted = as_id_lists(ids, "ids", len(offsets) - 1, upper=snapshot.n)
         threads = self._threads(n_threads)
         distances = np.empty(wanted.shape, dtype=np.float32)
-        native.score(self.kernels, tokens, offsets, lengths, wanted, distances, threads)
+        snapshot.native.score(self.kernels, tokens, offsets, wanted, distances, threads)
         return distances
 
     def rescore(
@@ -213,8 +244,7 @@ class MaxSim:
         queries : sequence of array-like, each of shape (n_query_tokens, dim)
             As for `score`.
         ids : array-like of int, shape (n_queries, m) or (m,)
-            Candidates for each query, best guess first; -1 means none, and one that is named twice
-            counts once.
+            Candidates for each query; -1 means none, and one that is named twice counts once.
         k : int, default 10
         n_threads : int, optional
 
@@ -232,11 +262,10 @@ class MaxSim:
 
         Notes
         -----
-        Sixteen tokens of a query meet a document at once. Those that have not yet met it add at
-        most their lengths times that of the document's longest token, by Cauchy-Schwarz; if even
-        that leaves it behind the k-th best, it is left. First come the tokens whose products with
-        the first candidates stayed farthest below this bound. So nothing is saved for a query of
-        up to sixteen tokens, and at most half for one of 32.
+        All candidates are screened by codes of a byte a dimension, which bound each distance from
+        below: products of codes are exact, what codes leave of a token is known, and Cauchy-Schwarz
+        says what it may add. Then they are scored in the order of their bounds, until the next
+        bound exceeds the k-th distance. See docs/design/maxsim.md.
 
         Examples
         --------
@@ -246,8 +275,8 @@ class MaxSim:
         [[2]]
         """
         k = check_int(k, "k", low=0, high=2**31 - 1)
-        snapshot, native = self._state
-        tokens, offsets, lengths = self._as_queries(queries)
+        snapshot = self._state
+        tokens, offsets = self._as_queries(queries)
         wanted = as_id_lists(ids, "ids", len(offsets) - 1, upper=snapshot.n)
         threads = self._threads(n_threads)
         n_queries, m = wanted.shape
@@ -257,8 +286,8 @@ class MaxSim:
         if n_queries > 0 and min(k, m) > 0:
             some = np.empty((n_queries, min(k, m)), dtype=np.float32)
             best = np.empty(some.shape, dtype=np.int64)
-            native.rescore(
-                self.kernels, tokens, offsets, lengths, wanted, some, best, stats, threads
+            snapshot.native.rescore(
+                self.kernels, tokens, offsets, wanted, some, best, stats, threads
             )
             distances[:, : min(k, m)], found[:, : min(k, m)] = some, best
         candidates, products, total = stats.T
@@ -266,11 +295,10 @@ class MaxSim:
         named = {"candidates": candidates, "products": products, "share": share}
         return SearchResult(distances, found, named)
 
-    def _as_queries(self, queries: Any) -> tuple[Floats, Ids, Doubles]:
-        """Validate queries; return their tokens, where each begins, and the tokens' lengths."""
+    def _as_queries(self, queries: Any) -> tuple[Floats, Ids]:
+        """Validate queries; return their tokens, and where each begins."""
         tokens, offsets = _as_token_lists(queries, "queries", self.dim)
-        # The root may have been rounded down.
-        lengths = np.sqrt(squared_lengths(tokens, "queries")) * (1 + 2.0**-40)
+        lengths = np.sqrt(squared_lengths(tokens, "queries"))
         if len(offsets) > 1:
             totals = np.add.reduceat(lengths, offsets[:-1])
             if totals.max() > MAX_LENGTH:
@@ -280,7 +308,7 @@ class MaxSim:
                     f"in each query, so that distances stay finite, got {totals[q]:.3g} in query "
                     f"{q}"
                 )
-        return tokens, offsets, lengths
+        return tokens, offsets
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save the documents to a file, whole or not at all.
@@ -323,8 +351,8 @@ class MaxSim:
         ----------
         path : path-like
         mmap : bool, default False
-            Leave the tokens on the disk: a call reads those of the documents that it scores. What
-            is added later makes a copy of them in memory.
+            Leave the tokens on the disk: a call reads those of the documents that it scores. The
+            codes are read into memory. What is added later makes a copy of the tokens in memory.
         verify : bool, default True
             Whether to check mapped tokens against their checksum, which reads them once.
             Everything else is always checked.
@@ -348,37 +376,32 @@ class MaxSim:
         except (KeyError, TypeError, ValueError) as error:
             raise io.FileFormatError(f"{path}: expected a saved MaxSim, got {error}") from error
 
-    def _arrays(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    def _arrays(self) -> tuple[dict[str, Any], _Arrays]:
         """Return all that `_restored` needs: a header of plain values, and arrays."""
-        tokens, begin, longest = self._state[0].views
-        return {"dim": self.dim}, {"tokens": tokens, "begin": begin, "longest": longest}
+        return {"dim": self.dim}, self._state.views
 
     @classmethod
     def _restored(
         cls,
         header: dict[str, Any],
-        arrays: dict[str, npt.NDArray[Any]],
+        arrays: _Arrays,
         kernels: str | Kernels | None,
         n_threads: int | None,
     ) -> Self:
         """Return the documents that `arrays` described; the native module checks their lists."""
         index = cls(header["dim"], kernels=kernels, n_threads=n_threads)
-        tokens, begin, longest = arrays["tokens"], arrays["begin"], arrays["longest"]
-        n = len(longest)
-        for name, dtype, shape in (
-            ("tokens", _FLOAT32, (len(tokens), index.dim)),
-            ("begin", _INT64, (n + 1,)),
-            ("longest", _FLOAT64, (n,)),
-        ):
+        n, n_tokens = len(arrays["longest"]), len(arrays["tokens"])
+        for name, (dtype, shape) in _shapes(index.dim, n, n_tokens).items():
             if arrays[name].dtype != dtype or arrays[name].shape != shape:
                 raise ValueError(
-                    f"{name}: expected {dtype} of shape {shape}, "
+                    f"{name}: expected {np.dtype(dtype)} of shape {shape}, "
                     f"got {arrays[name].dtype} of shape {arrays[name].shape}"
                 )
-        # NaN is not within any bounds.
-        if not ((longest >= 0) & (longest <= 2 * MAX_LENGTH)).all():
-            raise ValueError("longest: expected lengths of tokens")
-        index._publish(_Snapshot(tokens, begin, longest, n, len(tokens)))
+        for name in ("longest", "residuals"):
+            # NaN is not within any bounds.
+            if not ((arrays[name] >= 0) & (arrays[name] <= 2 * MAX_LENGTH)).all():
+                raise ValueError(f"{name}: expected lengths of tokens")
+        index._state = _Snapshot.of(arrays, n, n_tokens)
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -388,16 +411,15 @@ class MaxSim:
     @property
     def n_tokens(self) -> int:
         """Tokens of all documents."""
-        return self._state[0].n_tokens
+        return self._state.n_tokens
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays that the index holds, tokens on the disk included."""
-        snapshot = self._state[0]
-        return snapshot.tokens.nbytes + snapshot.begin.nbytes + snapshot.longest.nbytes
+        return sum(array.nbytes for array in self._state.arrays.values())
 
     def __len__(self) -> int:
-        return self._state[0].n
+        return self._state.n
 
     def __repr__(self) -> str:
         return f"MaxSim(dim={self.dim}, n={len(self)}, n_tokens={self.n_tokens})"
