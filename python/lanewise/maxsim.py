@@ -371,10 +371,8 @@ class MaxSim:
             If it is no such file, from a newer version, truncated or corrupted.
         """
         header, arrays = io.read(path, _KIND, mmap=("tokens",) if mmap else (), verify=verify)
-        try:
+        with io.expecting(path, "MaxSim"):
             return cls._restored(header, arrays, kernels, n_threads)
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(f"{path}: expected a saved MaxSim, got {error}") from error
 
     def _arrays(self) -> tuple[dict[str, Any], _Arrays]:
         """Return all that `_restored` needs: a header of plain values, and arrays."""

@@ -143,14 +143,12 @@ class RowsOnDisk:
     def _saved_rows(self, metric: str | None, verify: bool) -> tuple[npt.NDArray[Any], int]:
         """Read all but the rows; return these as a map, and where they begin."""
         header, arrays = io.read(self.path, "flat", mmap=None, verify=verify)
-        try:
+        with io.expecting(self.path, "Flat"):
             dim, self.metric = (
                 check_int(header["dim"], "dim", low=1),
                 check_metric(header["metric"]),
             )
             check_arrays(header, arrays, dim, self.metric)
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(f"{self.path}: expected a saved Flat, got {error}") from error
         if metric not in (None, self.metric):
             raise ValueError(
                 f"metric: expected {self.metric!r} as {self.path} says, got {metric!r}"
