@@ -483,19 +483,17 @@ def test_calls_meanwhile_see_all_or_nothing(rng):
     assert not wrong
 
 
-def test_lanes_score_by_it(rng):
-    """What a lane search finds is what rescoring its pool finds."""
+@pytest.mark.parametrize("n_coarse", [16, 5])
+def test_lanes_score_by_it(rng, n_coarse):
+    """What a lane search finds is what rescoring its pool finds; the pool may have other vectors."""
     queries, documents = topics(rng, 4, 16, 6, 0.4)
     index = lw.MaxSim(16).add(documents)
-    pool = np.array([rng.permutation(32) for _ in range(4)])
-    means = queries.mean(axis=1)
-    search = lw.LaneSearch(
-        lambda Q, k: pool[: len(Q), :k],
-        lambda query, ids: index.score(queries[(means == query).all(axis=1)], ids)[0],
-        n_lanes=4,
-        k_lane=8,
-    )
-    assert_same_bytes(tuple(search.search(means, 5)), tuple(index.rescore(queries, pool, 5)))
+    coarse = lw.Flat(n_coarse, "ip").add(documents.mean(axis=1)[:, :n_coarse])
+    means = np.ascontiguousarray(queries.mean(axis=1)[:, :n_coarse])
+    search = lw.LaneSearch(coarse, index, n_lanes=4, k_lane=5)
+    result = search.search(means, 5, payload=list(queries))
+    expected = index.rescore(queries, coarse.pool(means, 20), 5)
+    assert_same_bytes(tuple(result), tuple(expected))
 
 
 # ----------------------------------------------------------------------------------- bad input
