@@ -218,6 +218,29 @@ def test_late_lanes_are_cut_and_what_they_reported_counts(flat, queries):
         assert np.isinf(got.lane_distances[:, 2, 2 * at :]).all()
 
 
+def test_what_comes_after_the_deadline_changes_nothing(flat, queries):
+    class Stubborn(Future):
+        def cancel(self):
+            return False
+
+    class Late(Here):
+        def submit(self, lane, queries, ids):
+            if lane != 1:
+                return super().submit(lane, queries, ids)
+            self.calls.append((lane, ids))
+            self.future, self.scores = Stubborn(), self.flat.score(queries, ids)
+            return self.future
+
+    executor = Late(flat)
+    got = search_in(flat, executor, step=2, deadline=0.01).search(queries, K)
+    before = got.lane_distances.copy(), got.scored.copy(), len(executor.calls)
+    executor.future.set_result(executor.scores)
+    assert np.array_equal(got.lane_distances, before[0])
+    assert np.array_equal(got.scored, before[1])
+    assert len(executor.calls) == before[2], "and nobody asks for more"
+    assert got.missing == (1,)
+
+
 def test_a_lane_scores_its_best_ranks_first(flat, queries):
     executor = Here(flat)
     got = search_in(flat, executor, deadline=60).search(queries, K)
@@ -323,14 +346,19 @@ def test_an_idle_lane_goes_on_with_its_neighbours_candidates(flat, queries):
     assert (got.coverage < 1).all()
 
 
-def test_nobody_scores_again_what_its_neighbour_has_reported(flat, queries):
-    executor = Here(flat)
-    got = search_in(flat, executor, on_idle="continue").search(queries, K)
-    assert not got.degraded
-    asked = [ids for _, ids in executor.calls]
-    # The last lane to begin finds everything reported; the first cannot know.
-    assert len(asked) <= 2 * N_LANES - 1
-    assert_answers(got, expected_of(flat, queries, got.plan.ids))
+def test_a_lane_goes_on_with_what_the_next_one_has_not_reported(flat, queries):
+    executor = Here(flat, {(1, 0): "hang", (2, 0): "hang"})
+    search = search_in(flat, executor, on_idle="continue", deadline=0.01, step=K_LANE)
+    got = search.search(queries, K)
+    # Lane 0 begins, and finds nothing of lane 1; lane 3 finds what lane 0 has reported.
+    asked = [(0, 0), (0, 1), (1, 1), (2, 2), (3, 3)]
+    assert [lane for lane, _ in executor.calls] == [lane for lane, _ in asked]
+    for (_, ids), (_, owner) in zip(executor.calls, asked, strict=True):
+        assert np.array_equal(ids, got.plan.lane(owner))
+    reported = got.plan.ids.copy()
+    reported[:, 2] = -1
+    assert_answers(got, expected_of(flat, queries, reported))
+    assert got.missing == (1, 2)
 
 
 def test_the_best_ranks_survive_a_loss_on_two_lanes(flat, queries):
