@@ -449,6 +449,7 @@ def test_a_frozen_file_is_read():
         ("codes", lambda header, arrays: arrays.update(codes=np.zeros((3, 2), np.int8))),
         ("scales", lambda header, arrays: arrays.update(scales=np.zeros(2, np.float32))),
         ("sums", lambda header, arrays: arrays.update(sums=np.zeros(3, np.int64))),
+        ("scales", lambda header, arrays: arrays.update(scales=np.full(3, np.inf, np.float32))),
         ("residuals", lambda header, arrays: arrays.update(residuals=np.array([1.0, np.inf]))),
         ("longest", lambda header, arrays: arrays.update(longest=np.array([1.0, np.nan]))),
         ("longest", lambda header, arrays: arrays.update(longest=np.array([1.0, -1.0]))),
@@ -461,6 +462,16 @@ def test_files_that_lie_are_refused(tmp_path, name, lie):
     io.write(tmp_path / "lie.lw", "maxsim", header, arrays)
     with pytest.raises(io.FileFormatError, match=f"expected a saved MaxSim, got .*{name}"):
         lw.MaxSim.load(tmp_path / "lie.lw")
+
+
+def test_files_that_lie_of_lengths_answer_something(tmp_path):
+    """Within what is believed bounds may be anything, and still be sorted."""
+    header, arrays = lw.MaxSim(4).add(np.ones((30, 2, 4)))._arrays()
+    for name in ("scales", "longest", "residuals"):
+        arrays[name][::2] = 1e19
+    io.write(tmp_path / "lie.lw", "maxsim", header, arrays)
+    query = np.full((3, 4), 1e18)
+    assert lw.MaxSim.load(tmp_path / "lie.lw").rescore(query, np.arange(30), 2).ids.shape == (1, 2)
 
 
 def test_calls_meanwhile_see_all_or_nothing(rng):
@@ -485,7 +496,7 @@ def test_calls_meanwhile_see_all_or_nothing(rng):
 
 @pytest.mark.parametrize("n_coarse", [16, 5])
 def test_lanes_score_by_it(rng, n_coarse):
-    """What a lane search finds is what rescoring its pool finds; the pool may have other vectors."""
+    """What lanes find is what rescoring their pool finds; the pool may have other vectors."""
     queries, documents = topics(rng, 4, 16, 6, 0.4)
     index = lw.MaxSim(16).add(documents)
     coarse = lw.Flat(n_coarse, "ip").add(documents.mean(axis=1)[:, :n_coarse])

@@ -54,7 +54,7 @@ TokenFacts code_token(const float* x, std::size_t dim, const Code& code) {
   const double steps = facts.scale > 0.0f ? 1.0 / static_cast<double>(facts.scale) : 0.0;
   for (std::size_t d = 0; d < dim; ++d) {
     const auto value = static_cast<double>(x[d]);
-    // Truncation towards zero, of a number that is rounded to the nearest by half a step more.
+    // To the nearest: half a step more, and what is behind the point is cut off.
     const auto rounded = static_cast<std::int32_t>(value * steps + (value < 0.0 ? -0.5 : 0.5));
     const std::int32_t c = std::clamp<std::int32_t>(rounded, -127, 127);
     code(d) = static_cast<std::int8_t>(c);
@@ -157,8 +157,11 @@ class CodedQuery : public PackedQuery {
     const double roundings = (2.0 * dim + 4.0) * 0x1p-24 + (n + 16.0) * 0x1p-50;
     const double doubt = sum_of_residuals_ * longest + sum_of_lengths_ * residual +
                          roundings * sum_of_lengths_ * (longest + residual) + (n * dim + sum_of_scales_) * 0x1p-148;
-    // Rounding is monotonic, so that a distance is no less than its bound in float32 either.
-    return static_cast<float>(-(sum + doubt * kUp));
+    // Rounding is monotonic, so that a distance is no less than its bound in float32 either. Whatever a file says of
+    // codes and lengths, this is a number.
+    const double least = -(sum + doubt * kUp);
+    constexpr auto lowest = static_cast<double>(std::numeric_limits<float>::lowest());
+    return least > lowest ? static_cast<float>(least) : -std::numeric_limits<float>::infinity();
   }
 
  private:

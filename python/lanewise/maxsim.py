@@ -395,10 +395,10 @@ class MaxSim:
                     f"{name}: expected {np.dtype(dtype)} of shape {shape}, "
                     f"got {arrays[name].dtype} of shape {arrays[name].shape}"
                 )
-        for name in ("longest", "residuals"):
+        for name in ("longest", "residuals", "scales"):
             # NaN is not within any bounds.
             if not ((arrays[name] >= 0) & (arrays[name] <= 2 * MAX_LENGTH)).all():
-                raise ValueError(f"{name}: expected lengths of tokens")
+                raise ValueError(f"{name}: expected lengths, got others")
         index._state = _Snapshot.of(arrays, n, n_tokens)
         return index
 
