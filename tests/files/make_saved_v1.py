@@ -39,7 +39,7 @@ INDEXES = {
         lw.IVFPQ(12, 4, "ip", n_subspaces=4, n_bits=4, rotation="opq", by_residual=False, n_probe=4)
         .train(X)
         .add(X)
-    ),  # fmt: skip
+    ),
     "hnsw": lambda: lw.HNSW.build(X, "cosine", M=4, ef_construction=20),
     "hnsw-sq8": lambda: lw.HNSW.build(X, M=4, ef_construction=20, storage="sq8"),
     "hnsw-sq4": lambda: lw.HNSW.build(X, "ip", M=4, ef_construction=20, storage="sq4"),
