@@ -6,6 +6,7 @@ Where to find what
 `merging`    one answer from the lanes' answers
 `search`     pool, plan, lanes and merge in one call
 `executors`  where lanes are scored: threads, an event loop, processes
+`ray`        lanes on other machines; imported by name only
 `running`    lanes in flight, and what came back in time
 `overlap`    how much the lanes' work had in common
 `compare`    lanes beside their alternatives, measured

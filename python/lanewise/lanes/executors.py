@@ -170,7 +170,7 @@ def _work(jobs: queue.SimpleQueue[Any], idle: threading.Semaphore) -> None:
         future, scorer, queries, ids = job
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(_score(scorer, queries, ids, future))
+                future.set_result(score_lane(scorer, queries, ids, future))
             except BaseException as error:
                 future.set_exception(error)
         # Nothing of a search may live on in a thread that waits.
@@ -178,7 +178,7 @@ def _work(jobs: queue.SimpleQueue[Any], idle: threading.Semaphore) -> None:
         idle.release()
 
 
-def _score(scorer: Any, queries: Any, ids: Ids, future: _Stoppable | None = None) -> Any:
+def score_lane(scorer: Any, queries: Any, ids: Ids, future: _Stoppable | None = None) -> Any:
     """Distances of one lane's candidates."""
     if hasattr(scorer, "score"):
         # Lanes are the parallelism: each stays on its own thread.
@@ -374,7 +374,7 @@ def _open(open_scorer: Callable[[], Any]) -> None:
 
 
 def _score_here(queries: Any, ids: Ids) -> Any:
-    return _score(_scorer_of_process, queries, ids)
+    return score_lane(_scorer_of_process, queries, ids)
 
 
 def call(source: Any, method: str, *arguments: Any, n_threads: int | None, **named: Any) -> Any:
