@@ -7,11 +7,13 @@ Where to find what
 `search`      pool, plan, lanes and merge in one call
 `overlap`     how much the lanes' work had in common
 `law`         when partitioning pays, and what any setting will find
+`controller`  a setting for each search, from running estimates
 `ranks`       where in the pool candidates stand
 `compare`     lanes beside their alternatives, measured
 `report`      tables, plot and JSON of that
 """
 
+from lanewise.lanes.controller import Controller, Decision
 from lanewise.lanes.law import Advice, OnTime, advise, break_even, candidates, predict
 from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
@@ -22,6 +24,8 @@ from lanewise.lanes.setting import Setting
 __all__ = [
     "SCHEMES",
     "Advice",
+    "Controller",
+    "Decision",
     "LaneResult",
     "LaneSearch",
     "OnTime",
