@@ -8,6 +8,8 @@ Where to find what
 `overlap`     how much the lanes' work had in common
 `law`         when partitioning pays, and what any setting will find
 `controller`  a setting for each search, from running estimates
+`querylog`    searches, one line a query
+`replaying`   what another setting would have found for a log
 `ranks`       where in the pool candidates stand
 `compare`     lanes beside their alternatives, measured
 `report`      tables, plot and JSON of that
@@ -18,6 +20,8 @@ from lanewise.lanes.law import Advice, OnTime, advise, break_even, candidates, p
 from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
 from lanewise.lanes.planning import SCHEMES, Plan, plan, query_keys
+from lanewise.lanes.querylog import LoggedQueries, QueryLog, Record, read_log
+from lanewise.lanes.replaying import Replay, replay
 from lanewise.lanes.search import LaneResult, LaneSearch
 from lanewise.lanes.setting import Setting
 
@@ -28,8 +32,12 @@ __all__ = [
     "Decision",
     "LaneResult",
     "LaneSearch",
+    "LoggedQueries",
     "OnTime",
     "Plan",
+    "QueryLog",
+    "Record",
+    "Replay",
     "Setting",
     "advise",
     "break_even",
@@ -40,4 +48,6 @@ __all__ = [
     "plan",
     "predict",
     "query_keys",
+    "read_log",
+    "replay",
 ]
