@@ -8,6 +8,7 @@ Where to find what
 `overlap`     how much the lanes' work had in common
 `law`         when partitioning pays, and what any setting will find
 `controller`  a setting for each search, from running estimates
+`telemetry`   metrics and spans of a sample of the queries
 `querylog`    searches, one line a query
 `replaying`   what another setting would have found for a log
 `ranks`       where in the pool candidates stand
@@ -24,6 +25,7 @@ from lanewise.lanes.querylog import LoggedQueries, QueryLog, Record, read_log
 from lanewise.lanes.replaying import Replay, replay
 from lanewise.lanes.search import LaneResult, LaneSearch
 from lanewise.lanes.setting import Setting
+from lanewise.lanes.telemetry import Telemetry, minhash, minhash_error, minhash_jaccard
 
 __all__ = [
     "SCHEMES",
@@ -39,10 +41,14 @@ __all__ = [
     "Record",
     "Replay",
     "Setting",
+    "Telemetry",
     "advise",
     "break_even",
     "candidates",
     "merge",
+    "minhash",
+    "minhash_error",
+    "minhash_jaccard",
     "mway_jaccard",
     "pairwise_jaccard",
     "plan",
