@@ -5,9 +5,10 @@ many lanes are on time, and where in the pool the answers stand. Both are averag
 fall exponentially. It then takes the setting that is predicted best, if that is better by a margin
 and the last change is some time ago.
 
-Lanes may change at once, for all classes. The last few queries of all classes are therefore held
-against what was expected of each; if they surprise together, every class forgets most of what it
-knew of lanes and learns anew, as fast as in the beginning.
+Lanes are mostly the same to all classes, so how many are on time is learnt from all queries, until
+those of a class differ beyond chance: then it goes by its own. And lanes may change at once: the
+last few queries are held against what was expected of them, and if they surprise together, most of
+what was known of lanes is forgotten and learnt anew, as fast as in the beginning.
 
 What a rank is worth can only be seen where it is scored, and who does not partition never scores
 the tail. Therefore every so many queries, counted and not drawn, one is searched with the widest
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lanewise.arrays import check_int, check_real
+from lanewise.arrays import check_bool, check_int, check_real
 from lanewise.lanes.law import (
     OnTime,
     break_even,
@@ -53,6 +54,8 @@ _VERSION = 1
 
 # Observed queries between two looks at the predictions: they change little in so few.
 _EVERY = 8
+# Ranks that are told apart, times the candidates that the widest setting scores.
+_MOST_RANKS = 4
 # Queries whose answers must have been seen before anything is predicted.
 _FIRST = 32
 # Surprises are averaged over so many queries; more than so many standard deviations of that average
@@ -108,7 +111,7 @@ class Controller:
         A setting must be predicted to find so much more to replace another.
     dwell : int, default 16
         Queries of the class that a setting stays at least.
-    memory : int, default 200
+    memory : int, default 100
         Queries over which the share of lanes on time is averaged, about, while nothing changes.
     rank_memory : int, default 400
         Queries that scored a rank, over which its share of the answers is averaged, about.
@@ -150,7 +153,7 @@ class Controller:
         *,
         margin: float = 0.005,
         dwell: int = 16,
-        memory: int = 200,
+        memory: int = 100,
         rank_memory: int = 400,
         explore: float = 0.01,
         thrift: float = 0.0,
@@ -180,6 +183,7 @@ class Controller:
         self._classes: dict[str | None, _Estimates] = {}
         # Mean surprise of the last queries: at lanes, at pairs of them, and at all being late.
         self._surprise = np.zeros(3)
+        self._lanes = _Lanes(self._n_lanes, self._depth)
         self._lock = threading.Lock()
 
     def _leaves_ranks(self, setting: Setting) -> bool:
@@ -249,6 +253,7 @@ class Controller:
                 "version": _VERSION,
                 "settings": [asdict(one) for one in self.settings],
                 "surprise": self._surprise.tolist(),
+                "lanes": self._lanes.state(),
                 "classes": [[name, known.state()] for name, known in self._classes.items()],
             }
 
@@ -277,15 +282,14 @@ class Controller:
             classes = {
                 name: _Estimates.restored(self, told) for name, told in list(state["classes"])
             }
-            surprise = np.array([check_real(x, "surprise") for x in state["surprise"]])
-            if surprise.shape != self._surprise.shape:
-                raise ValueError("surprise: expected three numbers")
+            surprise = _as_surprise(state["surprise"], "surprise")
+            lanes = _Lanes(self._n_lanes, self._depth).restore(state["lanes"])
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ValueError(f"state: expected estimates of classes ({error})") from None
         if not all(name is None or isinstance(name, str) for name in classes):
             raise ValueError("state: expected classes with names")
         with self._lock:
-            self._classes, self._surprise = classes, surprise
+            self._classes, self._surprise, self._lanes = classes, surprise, lanes
 
     # ------------------------------------------------------------------------------ what it learns
 
@@ -309,52 +313,33 @@ class Controller:
         done = scored | (~planned & whole[np.newaxis, :, np.newaxis])
         at = np.minimum(np.arange(self._depth), done.shape[2] - 1)
         done = done[:, :, at]
-        n_queries = len(done)
-        self._be_surprised(known, done)
-        for n in self._n_lanes:
-            if n > done.shape[1]:
-                continue
-            counts, pairs, seen = known.lanes[n]
-            part = done[:, :n]
-            share = _weight(n_queries, seen, self.memory)
-            counts += share * (count_lanes(part) - counts)
-            pairs += share * ((part | np.roll(part, -1, axis=1)).mean(axis=(0, 1)) - pairs)
-            known.lanes[n] = counts, pairs, seen + n_queries
+        weight = _weight(len(done), math.inf, _RECENT)
+        self._surprise += weight * (known.lanes_used(self._lanes).surprise(done) - self._surprise)
+        if _is_sure(self._surprise, _RECENT):
+            self._surprise[:] = 0.0
+            for lanes in (self._lanes, *(other.lanes for other in self._classes.values())):
+                lanes.forget()
+            _LOGGER.info("lanes have changed: all classes learn anew how many are on time")
+        # Whether lanes are another to this class than to all, which takes as many queries to say.
+        surprise = self._lanes.surprise(done)
+        known.apart += _weight(len(done), known.n_seen, self.memory) * (surprise - known.apart)
+        known.is_apart = _is_sure(known.apart, min(self.memory, known.n_seen + len(done)))
+        for lanes in (self._lanes, known.lanes):
+            lanes.learn(done, self.memory)
         n_scored = int(scored.sum())
         if n_scored > 0:
             twice = int(np.sum(result.stats["duplicates"])) / n_scored
-            known.overlap += _weight(n_queries, known.n_seen, self.memory) * (twice - known.overlap)
-
-    def _be_surprised(self, known: _Estimates, done: npt.NDArray[np.bool_]) -> None:
-        """Compare with what was expected; after a common change all classes learn anew."""
-        n_queries, n = done.shape[:2]
-        if n not in known.lanes or known.lanes[n][2] == 0:
-            return
-        expected = known.lanes[n][0][-1]
-        late = n - np.arange(n + 1)
-        # Of a lane, of any two lanes, and of all: the share that is late.
-        shares = np.stack([late / n, late * (late - 1) / max(1, n * (n - 1)), late == n])
-        mean = shares @ expected
-        spread = np.sqrt(np.maximum(shares**2 @ expected - mean**2, 0.0))
-        found = shares[:, done[:, :, -1].sum(axis=1)].mean(axis=1)
-        surprise = (found - mean) / np.maximum(spread, _LEAST_SPREAD)
-        self._surprise += (1 - (1 - 1 / _RECENT) ** n_queries) * (surprise - self._surprise)
-        # The standard deviation of an exponential average of independent numbers.
-        if np.abs(self._surprise).max() > _ALARM / math.sqrt(2 * _RECENT - 1):
-            self._surprise[:] = 0.0
-            for other in self._classes.values():
-                other.lanes = {
-                    n: (counts, pairs, min(seen, _KEPT))
-                    for n, (counts, pairs, seen) in other.lanes.items()
-                }
-            _LOGGER.info("lanes have changed: all classes learn anew how many are on time")
+            weight = _weight(len(done), known.n_seen, self.memory)
+            known.overlap += weight * (twice - known.overlap)
 
     def _learn_ranks(self, known: _Estimates, result: Any) -> None:
         k = result.ids.shape[1]
         seen, distances = scored_by_rank(
             result.pool, result.plan.ids, result.scored, result.lane_distances
         )
-        width = seen.shape[1]
+        # Of an owner's lanes some get beyond k_total ranks, but not far.
+        width = min(seen.shape[1], _MOST_RANKS * self.widest.k_total)
+        seen, distances = seen[:, :width], distances[:, :width]
         known.make_room(width)
         before = known.rank_seen[:width]
         # A pool may be wider than what is ever scored: those ranks are in nobody's answer.
@@ -378,6 +363,12 @@ class Controller:
 
     # ----------------------------------------------------------------------------- what it decides
 
+    def _predict(self, known: _Estimates, setting: Setting) -> float:
+        if not known.ranks.sum() > 0:
+            return math.nan
+        lanes = known.lanes_used(self._lanes)
+        return predict(known.ranks, lanes.on_time(setting.n_lanes), setting)
+
     def _should_explore(self, known: _Estimates) -> bool:
         due = known.n_explored < self.explore * (known.n_seen - known.explored_from)
         return due and self._unseen[known.setting]
@@ -386,7 +377,7 @@ class Controller:
         """See whether another setting is better now."""
         if known.n_seen < _FIRST or not known.ranks.sum() > 0:
             return
-        found = [known.predict(one) for one in self.settings]
+        found = [self._predict(known, one) for one in self.settings]
         best = max(found)
         enough = [
             (one.k_total, -quality, i)
@@ -394,7 +385,7 @@ class Controller:
             if quality >= best - self.thrift
         ]
         choice = self.settings[min(enough)[2] if self.thrift > 0 else first_best(found)]
-        quality, now = known.predict(choice), known.predict(known.setting)
+        quality, now = self._predict(known, choice), self._predict(known, known.setting)
         if choice == known.setting:
             self._note(known, name, "keep", choice, "it is predicted best")
             return
@@ -427,9 +418,9 @@ class Controller:
             kind=kind,
             setting=setting,
             previous=known.setting,
-            quality=known.predict(setting),
-            previous_quality=known.predict(known.setting),
-            on_time=known.on_time(setting).share,
+            quality=self._predict(known, setting),
+            previous_quality=self._predict(known, known.setting),
+            on_time=known.lanes_used(self._lanes).on_time(setting.n_lanes).share,
             break_even=known.break_even(setting),
             overlap=known.overlap,
             reason=reason,
@@ -450,21 +441,79 @@ class Controller:
         )
 
 
+class _Lanes:
+    """How many lanes are on time: averages for each number of lanes that a setting has."""
+
+    def __init__(self, n_lanes: Sequence[int], depth: int) -> None:
+        # Shares of how many are on time, those of neighbours, and queries seen.
+        self.known: dict[int, tuple[Doubles, Doubles, int]] = {}
+        for n in n_lanes:
+            counts = np.zeros((depth, n + 1))
+            counts[:, n] = 1
+            self.known[n] = counts, np.ones(depth), 0
+
+    def learn(self, done: npt.NDArray[np.bool_], memory: int) -> None:
+        """Learn from (n_queries, n_lanes, depth): which candidates were there in time."""
+        for n, (counts, pairs, seen) in self.known.items():
+            if n <= done.shape[1]:
+                part = done[:, :n]
+                share = _weight(len(part), seen, memory)
+                counts += share * (count_lanes(part) - counts)
+                pairs += share * ((part | np.roll(part, -1, axis=1)).mean(axis=(0, 1)) - pairs)
+                self.known[n] = counts, pairs, seen + len(part)
+
+    def forget(self) -> None:
+        """Let what comes next weigh more than all that is known."""
+        self.known = {
+            n: (counts, pairs, min(s, _KEPT)) for n, (counts, pairs, s) in self.known.items()
+        }
+
+    def surprise(self, done: npt.NDArray[np.bool_]) -> Doubles:
+        """Return by how many standard deviations lanes, pairs, and all were late more often."""
+        n = done.shape[1]
+        if n not in self.known or self.known[n][2] == 0:
+            return np.zeros(3)
+        expected = self.known[n][0][-1]
+        late = n - np.arange(n + 1)
+        shares = np.stack([late / n, late * (late - 1) / max(1, n * (n - 1)), late == n])
+        mean = shares @ expected
+        spread = np.sqrt(np.maximum(shares**2 @ expected - mean**2, 0.0))
+        found = shares[:, done[:, :, -1].sum(axis=1)].mean(axis=1)
+        surprise: Doubles = (found - mean) / np.maximum(spread, _LEAST_SPREAD)
+        return surprise
+
+    def on_time(self, n_lanes: int) -> OnTime:
+        counts, pairs, _ = self.known[n_lanes]
+        return OnTime(counts, np.minimum(pairs, 1.0) if n_lanes > 1 else None)
+
+    def state(self) -> list[Any]:
+        return [
+            [n, counts.tolist(), pairs.tolist(), seen]
+            for n, (counts, pairs, seen) in self.known.items()
+        ]
+
+    def restore(self, state: Any) -> _Lanes:
+        for n, counts, pairs, seen in state:
+            shape = self.known[n][0].shape
+            if OnTime(counts, pairs).counts.shape != shape:
+                raise ValueError(f"lanes: expected shares of shape {shape}")
+            self.known[n] = np.array(counts), np.array(pairs), check_int(seen, "seen", low=0)
+        return self
+
+
 class _Estimates:
     """What is known of one class."""
 
     def __init__(self, controller: Controller) -> None:
-        depth, n_ranks = controller._depth, controller.widest.k_total
+        n_ranks = controller.widest.k_total
         self.setting = controller.widest
         self.n_seen = self.next_look = self.changed = 0
         self.n_explored = self.explored_from = 0
         self.overlap = 0.0
-        # Of each number of lanes: shares of how many are on time, of neighbours, and queries seen.
-        self.lanes: dict[int, tuple[Doubles, Doubles, int]] = {}
-        for n in controller._n_lanes:
-            counts = np.zeros((depth, n + 1))
-            counts[:, n] = 1
-            self.lanes[n] = counts, np.ones(depth), 0
+        self.lanes = _Lanes(controller._n_lanes, controller._depth)
+        # Mean surprise at this class of who expects of it what all classes do.
+        self.apart = np.zeros(3)
+        self.is_apart = False
         self.ranks = np.zeros(n_ranks)
         self.rank_seen = np.zeros(n_ranks, dtype=np.int64)
 
@@ -474,14 +523,8 @@ class _Estimates:
             self.ranks = np.concatenate((self.ranks, np.zeros(more)))
             self.rank_seen = np.concatenate((self.rank_seen, np.zeros(more, dtype=np.int64)))
 
-    def on_time(self, setting: Setting) -> OnTime:
-        counts, pairs, _ = self.lanes[setting.n_lanes]
-        return OnTime(counts, np.minimum(pairs, 1.0) if setting.n_lanes > 1 else None)
-
-    def predict(self, setting: Setting) -> float:
-        if not self.ranks.sum() > 0:
-            return math.nan
-        return predict(self.ranks, self.on_time(setting), setting)
+    def lanes_used(self, everybody: _Lanes) -> _Lanes:
+        return self.lanes if self.is_apart else everybody
 
     def break_even(self, setting: Setting) -> float:
         return break_even(self.ranks, setting) if self.ranks.sum() > 0 else math.nan
@@ -495,10 +538,9 @@ class _Estimates:
             "n_explored": self.n_explored,
             "explored_from": self.explored_from,
             "overlap": self.overlap,
-            "lanes": [
-                [n, counts.tolist(), pairs.tolist(), seen]
-                for n, (counts, pairs, seen) in self.lanes.items()
-            ],
+            "lanes": self.lanes.state(),
+            "apart": self.apart.tolist(),
+            "is_apart": self.is_apart,
             "ranks": self.ranks.tolist(),
             "rank_seen": self.rank_seen.tolist(),
         }
@@ -512,11 +554,9 @@ class _Estimates:
         for name in ("n_seen", "next_look", "changed", "n_explored", "explored_from"):
             setattr(known, name, check_int(state[name], name, low=0))
         known.overlap = check_real(state["overlap"], "overlap", low=0.0, high=1.0)
-        for n, counts, pairs, seen in state["lanes"]:
-            shape = known.lanes[n][0].shape
-            if OnTime(counts, pairs).counts.shape != shape:
-                raise ValueError(f"lanes: expected shares of shape {shape}")
-            known.lanes[n] = np.array(counts), np.array(pairs), check_int(seen, "seen", low=0)
+        known.lanes.restore(state["lanes"])
+        known.apart = _as_surprise(state["apart"], "apart")
+        known.is_apart = check_bool(state["is_apart"], "is_apart")
         ranks = np.array(state["ranks"], dtype=np.float64)
         times = np.array(state["rank_seen"], dtype=np.int64)
         if ranks.ndim != 1 or ranks.shape != times.shape or len(ranks) < len(known.ranks):
@@ -527,7 +567,18 @@ class _Estimates:
         return known
 
 
-def _weight(n_queries: int, seen: int, memory: int) -> float:
+def _is_sure(surprise: Doubles, n_queries: int) -> bool:
+    """Whether a mean surprise is no chance: of an average over so many independent queries."""
+    return bool(np.abs(surprise).max() > _ALARM / math.sqrt(2 * n_queries - 1))
+
+
+def _as_surprise(told: Any, name: str) -> Doubles:
+    if len(told) != 3:
+        raise ValueError(f"{name}: expected three numbers")
+    return np.array([check_real(x, name) for x in told])
+
+
+def _weight(n_queries: int, seen: float, memory: int) -> float:
     """Return what new queries weigh in an average: as all others at first, then 1 / memory each."""
     return max(1 - (1 - 1 / memory) ** n_queries, n_queries / (seen + n_queries))
 
