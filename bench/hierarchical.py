@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     head = ["", "seconds", "objective / first", "empty clusters"]
     print(f"\n{n:,} x {dim}, k {k:,}, {options.iterations} iterations\n")
     print(tabulate(rows, head, "simple", disable_numparse=True))
-    taken = machine.taken_by_others(began)
-    if taken is not None:
-        print(f"\nOther processes took {taken:.2f} CPUs")
+    machine.say_who_else_ran(began)
     return 0
 
 

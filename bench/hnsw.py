@@ -344,9 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = run(WORKLOADS[name](options), options)
         print_found(found)
         print_targets(name, found)
-    others = machine.taken_by_others(before)
-    if others is not None:
-        print(f"\nother processes kept {others:.2f} CPUs busy")
+    machine.say_who_else_ran(before)
 
 
 if __name__ == "__main__":

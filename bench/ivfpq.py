@@ -418,9 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\nwhat is asked, against the fastest peer that finds as much\n")
     head = ["target", "measured", "asked", "", "how"]
     print(tabulate(asked, head, "simple", disable_numparse=True))
-    taken = machine.taken_by_others(started)
-    if taken is not None:
-        print(f"\nOther processes took {taken:.2f} CPUs")
+    machine.say_who_else_ran(started)
     return 0
 
 

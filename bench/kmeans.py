@@ -302,9 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(tabulate(asked, head, "simple", disable_numparse=True))
     if options.picture is not None and races:
         draw(races, options.picture)
-    taken = machine.taken_by_others(started)
-    if taken is not None:
-        print(f"\nOther processes took {taken:.2f} CPUs")
+    machine.say_who_else_ran(started)
     return 0
 
 

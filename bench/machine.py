@@ -34,6 +34,13 @@ def taken_by_others(before):
     return max(0.0, (busy - own) / (now[0] - before[0]))
 
 
+def say_who_else_ran(before):
+    """Print how many CPUs other processes kept busy since `before`."""
+    taken = taken_by_others(before)
+    if taken is not None:
+        print(f"\nOther processes took {taken:.2f} CPUs")
+
+
 def memory():
     """Bytes of memory here, and the most that this process held; None if nobody counts."""
     try:

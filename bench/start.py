@@ -41,7 +41,7 @@ def starts(
 ) -> Iterator[tuple[str, Callable[[int], np.ndarray]]]:
     """Yield who, and what chooses ids for a seed."""
     kernels = lw.kernels.get()
-    n_trials = 2 + int(np.log(k))
+    n_trials = seeding.n_trials(k)
     yield "greedy, over all points", lambda seed: over_all(X, k, n_trials, seed, threads)
     yield "plain, over all points", lambda seed: over_all(X, k, 1, seed, threads)
     yield (
@@ -109,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problems.append(("sift", sift[:100_000], 512))
     for name, X, k in problems:
         measure(name, X, k, options.seeds, options.threads)
-    taken = machine.taken_by_others(began)
-    if taken is not None:
-        print(f"\nOther processes took {taken:.2f} CPUs")
+    machine.say_who_else_ran(began)
     return 0
 
 

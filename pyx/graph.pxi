@@ -25,10 +25,6 @@ cdef extern from "drive/graph.h" namespace "lw" nogil:
         const GraphCodes* codes
     cdef cppclass GraphStats:
         pass
-    cdef cppclass Ownership:
-        size_t n_lanes
-        uint64_t share_below
-        cbool share_all
     cdef cppclass GraphRequest:
         const float* queries
         size_t n_queries
@@ -43,6 +39,13 @@ cdef extern from "drive/graph.h" namespace "lw" nogil:
         GraphScratches() except +
     cbool c_search_graph "lw::search_graph"(const CKernels&, const CGraph&, const GraphRequest&, GraphScratches&,
                                             float*, int64_t*, GraphStats*, size_t, const Interrupt&) except +
+    cdef cppclass CGraphStream "lw::GraphStream":
+        size_t advance(size_t, float*, int64_t*) except +
+        cbool ended()
+        float bound()
+        void answer(float*, int64_t*, GraphStats*) except +
+    unique_ptr[CGraphStream] c_stream_graph "lw::stream_graph"(const CKernels&, const CGraph&, const GraphRequest&,
+                                                               GraphScratches&) except +
     cbool c_split_lists "lw::split_lists"(const uint8_t*, size_t, size_t, size_t, uint32_t*, uint8_t*)
 
 
@@ -167,6 +170,83 @@ cdef class Graph:
             finished = c_search_graph(kernels.row[0], self.view, request, self.scratches[0], distance, found, stat,
                                       n_threads, interrupt)
         finish(finished)
+
+
+# What is held must be there when the stream goes, whoever collects it: the scratch goes back to the graph.
+@cython.no_gc_clear
+cdef class GraphStream:
+    """One query's search, step by step. Holds on to the graph and to the arrays that it is given."""
+
+    cdef unique_ptr[CGraphStream] stream
+    cdef size_t k
+    cdef cbool busy, answered
+    cdef object _held
+
+    def __init__(self, Graph graph, Kernels kernels, const float[::1] query, size_t k, size_t ef, size_t rerank,
+                 const uint64_t[::1] allowed):
+        cdef GraphRequest request
+        expect(<size_t> query.shape[0] == graph.view.dim, "graph queries")
+        expect(k > 0 and ef >= k and rerank >= k, "graph widths")
+        expect(self.stream.get() == NULL, "graph stream made twice")
+        request.queries = &query[0]
+        request.n_queries = 1
+        request.k = k
+        request.ef = ef
+        request.rerank = rerank
+        request.allowed = NULL
+        if allowed is not None:
+            expect(<size_t> allowed.shape[0] * 64 >= graph.view.n, "graph filter")
+            request.allowed = &allowed[0]
+        request.owner = NULL
+        request.lane = 0
+        request.keys = NULL
+        self.k = k
+        self._held = (graph, kernels, query, allowed)
+        self.stream = c_stream_graph(kernels.row[0], graph.view, request, graph.scratches[0])
+
+    def __dealloc__(self):
+        self.stream.reset()
+
+    cdef CGraphStream* mine(self) except NULL:
+        """The stream, if no other thread is in it: the GIL does not keep them out while it walks."""
+        expect(self.stream.get() != NULL and not self.answered, "graph stream has answered")
+        expect(not self.busy, "graph stream in two threads")
+        return self.stream.get()
+
+    def advance(self, size_t n, float[::1] distances, int64_t[::1] ids):
+        """Expand at most n elements; fill distances and ids with those that may be answered, return their number."""
+        expect(<size_t> distances.shape[0] >= n and <size_t> ids.shape[0] >= n, "graph out")
+        cdef float* distance = &distances[0]
+        cdef int64_t* found = &ids[0]
+        cdef size_t n_found
+        cdef CGraphStream* stream = self.mine()
+        self.busy = True
+        try:
+            with nogil:
+                n_found = stream.advance(n, distance, found)
+        finally:
+            self.busy = False
+        return n_found
+
+    def ended(self):
+        """Whether there is nothing left to expand."""
+        return self.mine().ended()
+
+    def bound(self):
+        """Return the distance beyond which a candidate is not expected among the answers."""
+        return self.mine().bound()
+
+    def answer(self, float[::1] distances, int64_t[::1] ids, uint64_t[::1] stats):
+        """Fill distances and ids (k,) and stats (4,) with what was found so far. Then nothing else can be asked."""
+        expect(<size_t> distances.shape[0] == self.k and <size_t> ids.shape[0] == self.k, "graph out")
+        expect(stats.shape[0] == 4 and sizeof(GraphStats) == 32, "graph stats")
+        cdef float* distance = &distances[0]
+        cdef int64_t* found = &ids[0]
+        cdef GraphStats* stat = <GraphStats*> &stats[0]
+        cdef CGraphStream* stream = self.mine()
+        self.answered = True
+        with nogil:
+            stream.answer(distance, found, stat)
 
 
 def split_lists(const uint8_t[::1] lists, size_t block_bytes, uint32_t[::1] n_blocks, uint8_t[::1] blocks):

@@ -3,8 +3,10 @@
 from _thread import get_ident
 from threading import main_thread
 
+cimport cython
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
 from libcpp.vector cimport vector
 
 cdef extern from "Python.h":

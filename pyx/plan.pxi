@@ -17,6 +17,12 @@ cdef extern from "drive/plan.h" namespace "lw" nogil:
         size_t head
         uint64_t share_below
         cbool share_all
+    cdef cppclass Ownership:
+        size_t n_lanes
+        uint64_t share_below
+        cbool share_all
+    void c_owners_of "lw::owners_of"(const CKernels&, const Ownership&, const uint64_t*, const int64_t*, size_t,
+                                     int32_t*) except +
     PlanOutcome c_plan "lw::plan"(const CKernels&, const PlanParameters&, const int64_t*, size_t, size_t,
                                   const uint64_t*, int64_t*, int32_t*, size_t*, size_t, const Interrupt&) except +
 
@@ -58,3 +64,18 @@ def plan(Kernels kernels, str scheme, const int64_t[:, ::1] pool, const uint64_t
                          n_threads, interrupt)
     finish(outcome != PlanOutcome.kInterrupted)
     return duplicate if outcome == PlanOutcome.kDuplicate else -1
+
+
+def owners_of(Kernels kernels, const int64_t[::1] ids, const uint64_t[::1] key, size_t n_lanes, int32_t[::1] lanes):
+    """Fill lanes (n,) with what the scheme "owner" says of ids under a key (2,), each candidate for one lane."""
+    expect(n_lanes > 0 and key.shape[0] == 2 and lanes.shape[0] == ids.shape[0], "owners")
+    cdef Ownership owner
+    owner.n_lanes = n_lanes
+    owner.share_below = 0
+    owner.share_all = False
+    cdef size_t n = ids.shape[0]
+    cdef const int64_t* candidate = &ids[0]
+    cdef const uint64_t* word = &key[0]
+    cdef int32_t* lane = &lanes[0]
+    with nogil:
+        c_owners_of(kernels.row[0], owner, word, candidate, n, lane)

@@ -315,7 +315,7 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
     elif isinstance(planes, Products):
         products = planes
         products.fits(store)
-        expect(request.rerank >= request.k and request.probes == NULL, "scan rerank")
+        expect((request.rerank == 0 or request.rerank >= request.k) and request.probes == NULL, "scan rerank")
         expect(0 < request.n_probe <= store.view.n_lists, "scan probes")
         with nogil:
             finished = c_scan_products(kernels.row[0], store.view, products.plan.prepared, products.view, request,

@@ -1,50 +1,11 @@
 """Results of lanes whose lateness is decided here, without running any."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-
 import numpy as np
 
 import lanewise as lw
-from lanewise.lanes import Setting, plan
-from lanewise.result import SearchResult
+from lanewise.lanes import LaneReport, LaneResult, Setting, plan
 
 K_POOL = 64
-
-
-@dataclass(frozen=True)
-class LaneReport:
-    """What became of one lane."""
-
-    lane: int
-    planned: int
-    scored: int
-    on_time: bool
-    seconds: float | None
-    error: BaseException | None
-
-
-@dataclass(frozen=True, eq=False)
-class LaneResult(SearchResult):
-    """What a search in lanes returns."""
-
-    plan: Any = None
-    lane_distances: Any = None
-    scored: Any = None
-    pool: Any = None
-    keys: Any = None
-    estimated: Any = None
-    lanes: tuple[LaneReport, ...] = ()
-
-    @cached_property
-    def coverage(self):
-        done = np.where(self.scored, self.plan.ids, -1)
-        scored, planned = (
-            np.array([len(set(row.reshape(-1).tolist()) - {-1}) for row in ids])
-            for ids in (done, self.plan.ids)
-        )
-        return scored / np.maximum(planned, 1)
 
 
 class World:

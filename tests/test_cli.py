@@ -281,11 +281,11 @@ def test_hnsw_agrees_with_a_graph_built_by_hand(whole_report):
 
 
 def test_shards_are_parts_of_the_rows_and_say_where_a_row_belongs():
-    shards = compare._shards(40_000, 3, seed=5)
+    shards = compare.shards(40_000, 3, seed=5)
     assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(40_000))
     assert min(map(len, shards)) > 12_000
     # The hash is of the id: more rows move none.
-    assert np.array_equal(compare._shards(20_000, 3, seed=5)[1], shards[1][shards[1] < 20_000])
+    assert np.array_equal(compare.shards(20_000, 3, seed=5)[1], shards[1][shards[1] < 20_000])
 
 
 def test_the_reading_quotes_the_numbers(whole_report):

@@ -186,6 +186,36 @@ def test_the_best_estimates_are_scored(rng, metric, kind):
             assert got.stats["settled"][q] == len(best)
 
 
+@every_metric
+@every_kind
+def test_without_rerank_the_estimates_are_the_answer(rng, metric, kind):
+    X = blobs(rng, 700, 12)
+    ids = rng.permutation(5000)[:700]
+    index = trained(X, metric, kind=kind).add(X, ids)
+    state, _, _ = parts(index)
+    Q = blobs(rng, 8, 12)
+    scored = as_scored(Q, metric)
+    for k, n_probe in ((1, 1), (10, 3), (400, 9)):
+        got = index.search(Q, k, n_probe=n_probe, rerank=0)
+        assert np.array_equal(index.pool(Q, k, n_probe=n_probe, rerank=0), got.ids)
+        assert (got.stats["settled"] == 0).all()
+        for q in range(len(Q)):
+            estimates, list_at, order = estimates_of(index, scored[q])
+            visited = np.isin(list_at, order[:n_probe]) & (state.row_of >= 0)
+            positions = np.flatnonzero(visited)
+            best = positions[np.argsort(estimates[positions], kind="stable")[:k]]
+            found = got.ids[q][got.ids[q] >= 0]
+            assert sorted(found.tolist()) == sorted(ids[state.row_of[best]].tolist())
+            # Estimates leave out what all rows have in common; a distance is rounded once.
+            distances = got.distances[q][: len(best)]
+            assert (np.diff(distances) >= 0).all()
+            told = estimates[best].astype(np.float64) * (2 if metric == "l2" else 1)
+            common = (distances - told)[distances != 0]
+            assert np.ptp(common) <= 2.02 * oracle.UNIT * np.abs(distances).max()
+    with pytest.raises(ValueError, match=r"^rerank: "):
+        index.search(Q, 5, rerank=4)
+
+
 @pytest.mark.parametrize("n_bits", [4, 8])
 def test_estimates_are_near(rng, n_bits):
     """With a code word for every value nothing is lost but what tables and factors round."""

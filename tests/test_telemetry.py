@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lane_results import LaneReport, World, settings
+from lane_results import World, settings
 
 from lanewise import oracle
+from lanewise.lanes import LaneReport
 from lanewise.lanes.querylog import QueryLog, read_log
 from lanewise.lanes.telemetry import Telemetry, minhash, minhash_error, minhash_jaccard
 

@@ -68,6 +68,7 @@ namespace {
 constexpr std::size_t kLine = 64;
 // Bytes of each row that are asked for before the first is scored; the kernels ask for more of long ones.
 constexpr std::size_t kMostBytes = 8 * kLine;
+constexpr float kFarthest = std::numeric_limits<float>::max();
 
 void ask_for_bytes(const void* from, std::size_t n) {
   for (std::size_t byte = 0; byte < n; byte += kLine) LW_PREFETCH(static_cast<const char*>(from) + byte);
@@ -168,15 +169,66 @@ class Walk {
         steer_(kernels, graph, query_, scratch) {}
 
   void run(float* distances, std::int64_t* ids, GraphStats* stats) {
-    stats_ = {};
-    const Node start = descend();
-    if (request_.allowed == nullptr && request_.owner == nullptr) {
-      search_level0<false>(start);
+    begin();
+    go_on([](const Node&) { return true; });
+    answer(distances, ids, stats);
+  }
+
+  // Down to level 0, where nothing is expanded yet.
+  void begin() {
+    Node start = descend();
+    scratch_.candidates.clear();
+    scratch_.best.clear();
+    scratch_.forget();
+    scratch_.fresh[0] = start.id;
+    find_owners(1);
+    if (may_answer(0)) {
+      scratch_.best.push(start);
     } else {
-      search_level0<true>(start);
+      start.distance = kFarthest;
     }
-    answer(distances, ids);
+    scratch_.candidates.push(start);
+    scratch_.visited()[start.id] = scratch_.generation();
+  }
+
+  // Asks `may` before each element is expanded. Returns whether there was none left, false if it may not.
+  template <class May>
+  bool go_on(May may) {
+    if (request_.allowed == nullptr && request_.owner == nullptr) return search_level0<false>(may);
+    return search_level0<true>(may);
+  }
+
+  // Writes what was found. Only the nearest of it are kept.
+  void answer(float* distances, std::int64_t* ids, GraphStats* stats) {
+    auto& best = scratch_.best;
+    const std::size_t kept = graph_.codes == nullptr ? request_.k : request_.rerank;
+    while (best.size() > kept) best.pop();
+    TopK top(request_.k);
+    if (graph_.codes == nullptr) {
+      for (const Node& node : best.nodes()) top.push({canonical(node.distance), graph_.label(node.id)});
+      stats_.settled = stats_.distances;
+    } else {
+      auto& rows = scratch_.rows;
+      rows.clear();
+      for (const Node& node : best.nodes()) rows.push_back(node.id);
+      scratch_.exact.resize(rows.size());
+      score_rows(kernels_, graph_.metric, query_, graph_.rows, rows.data(), rows.size(), graph_.dim,
+                 scratch_.exact.data());
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        top.push({scratch_.exact[i], graph_.label(static_cast<std::uint32_t>(rows[i]))});
+      }
+      stats_.settled = rows.size();
+    }
+    top.write(distances, ids);
     *stats = stats_;
+  }
+
+  float canonical(float distance) const {
+    return graph_.metric == Metric::kCosine ? std::max(0.0f, 1.0f + distance) : distance;
+  }
+
+  bool allowed(std::size_t id) const {
+    return request_.allowed == nullptr || (request_.allowed[id / 64] >> id % 64 & 1) != 0;
   }
 
  private:
@@ -203,31 +255,19 @@ class Walk {
     return now;
   }
 
-  template <bool kSome>
-  void search_level0(Node start) {
+  template <bool kSome, class May>
+  bool search_level0(May may) {
     auto& candidates = scratch_.candidates;
     auto& best = scratch_.best;
-    candidates.clear();
-    best.clear();
-    scratch_.forget();
     std::uint8_t* const visited = scratch_.visited();
     const std::uint8_t generation = scratch_.generation();
     std::int64_t* const fresh = scratch_.fresh.data();
     const std::size_t ef = request_.ef;
-    float bound = std::numeric_limits<float>::max();
-    fresh[0] = start.id;
-    if (kSome) find_owners(1);
-    if (!kSome || may_answer(0)) {
-      best.push(start);
-      bound = start.distance;
-    } else {
-      start.distance = bound;
-    }
-    candidates.push(start);
-    visited[start.id] = generation;
+    float bound = best.empty() ? kFarthest : best.top().distance;
     while (!candidates.empty()) {
       const Node node = candidates.top();
       if (node.distance > bound && best.size() == ef) break;
+      if (!may(node)) return false;
       candidates.pop();
       const std::uint32_t* const links = graph_.links + std::size_t{node.id} * graph_.max_m0;
       std::size_t n = 0;
@@ -255,6 +295,7 @@ class Walk {
       }
       if (!candidates.empty()) ask_for_links(candidates.top().id);
     }
+    return true;
   }
 
   void ask_for_links(std::uint32_t node) const {
@@ -280,37 +321,10 @@ class Walk {
   // Whether number i of those that are fresh may be among the answers.
   bool may_answer(std::size_t i) const {
     const auto id = static_cast<std::size_t>(scratch_.fresh[i]);
-    if (request_.allowed != nullptr && (request_.allowed[id / 64] >> id % 64 & 1) == 0) return false;
+    if (!allowed(id)) return false;
     if (request_.owner == nullptr) return true;
     const std::size_t lane = request_.owner->lane(scratch_.words0[i], scratch_.words1[i]);
     return lane == Ownership::kEverybody || lane == request_.lane;
-  }
-
-  void answer(float* distances, std::int64_t* ids) {
-    auto& best = scratch_.best;
-    const std::size_t kept = graph_.codes == nullptr ? request_.k : request_.rerank;
-    while (best.size() > kept) best.pop();
-    TopK top(request_.k);
-    if (graph_.codes == nullptr) {
-      for (const Node& node : best.nodes()) top.push({canonical(node.distance), graph_.label(node.id)});
-      stats_.settled = stats_.distances;
-    } else {
-      auto& rows = scratch_.rows;
-      rows.clear();
-      for (const Node& node : best.nodes()) rows.push_back(node.id);
-      scratch_.exact.resize(rows.size());
-      score_rows(kernels_, graph_.metric, query_, graph_.rows, rows.data(), rows.size(), graph_.dim,
-                 scratch_.exact.data());
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        top.push({scratch_.exact[i], graph_.label(static_cast<std::uint32_t>(rows[i]))});
-      }
-      stats_.settled = rows.size();
-    }
-    top.write(distances, ids);
-  }
-
-  float canonical(float distance) const {
-    return graph_.metric == Metric::kCosine ? std::max(0.0f, 1.0f + distance) : distance;
   }
 
   const Kernels& kernels_;
@@ -321,6 +335,64 @@ class Walk {
   GraphScratch& scratch_;
   Steer steer_;
   GraphStats stats_;
+};
+
+template <class Steer>
+class Stream final : public GraphStream {
+ public:
+  Stream(const Kernels& kernels, const Graph& graph, const GraphRequest& request, GraphScratches& scratches)
+      : graph_(graph),
+        request_(request),
+        scratches_(scratches),
+        scratch_(scratches.take(graph)),
+        walk_(kernels, graph_, request_, 0, *scratch_) {}
+
+  ~Stream() override { scratches_.give_back(std::move(scratch_)); }
+
+  std::size_t advance(std::size_t n, float* distances, std::int64_t* ids) override {
+    begin();
+    std::size_t n_found = 0;
+    ended_ = walk_.go_on([&](const Node& node) {
+      if (n-- == 0) return false;
+      if (!walk_.allowed(node.id)) return true;
+      distances[n_found] = walk_.canonical(node.distance);
+      ids[n_found++] = graph_.label(node.id);
+      nearest_.push(node);
+      if (nearest_.size() > request_.k) nearest_.pop();
+      return true;
+    });
+    return n_found;
+  }
+
+  bool ended() const override { return ended_; }
+
+  float bound() const override {
+    // Of what was found the ef nearest are known, of what was expanded the k nearest.
+    float bound = std::numeric_limits<float>::infinity();
+    if (begun_ && scratch_->best.size() == request_.ef) bound = scratch_->best.top().distance;
+    if (nearest_.size() == request_.k) bound = std::min(bound, nearest_.top().distance);
+    return walk_.canonical(bound);
+  }
+
+  void answer(float* distances, std::int64_t* ids, GraphStats* stats) override {
+    begin();
+    walk_.answer(distances, ids, stats);
+  }
+
+ private:
+  void begin() {
+    if (!begun_) walk_.begin();
+    begun_ = true;
+  }
+
+  const Graph& graph_;
+  const GraphRequest request_;
+  GraphScratches& scratches_;
+  std::unique_ptr<GraphScratch> scratch_;
+  Walk<Steer> walk_;
+  Heap<Farther> nearest_;
+  bool begun_ = false;
+  bool ended_ = false;
 };
 
 }  // namespace
@@ -345,6 +417,12 @@ bool search_graph(const Kernels& kernels, const Graph& graph, const GraphRequest
     if (scratch != nullptr) scratches.give_back(std::move(scratch));
   }
   return finished;
+}
+
+std::unique_ptr<GraphStream> stream_graph(const Kernels& kernels, const Graph& graph, const GraphRequest& request,
+                                          GraphScratches& scratches) {
+  if (graph.codes == nullptr) return std::make_unique<Stream<ByRows>>(kernels, graph, request, scratches);
+  return std::make_unique<Stream<ByCodes>>(kernels, graph, request, scratches);
 }
 
 bool split_lists(const std::uint8_t* lists, std::size_t size, std::size_t n, std::size_t block_bytes,

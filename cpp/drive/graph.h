@@ -91,6 +91,26 @@ class GraphScratches {
                                 GraphScratches& scratches, float* distances, std::int64_t* ids, GraphStats* stats,
                                 std::size_t n_threads, const Interrupt& interrupt);
 
+// One query's search that goes on when it is told to, so that candidates can be made use of before it has ended: an
+// element that is expanded nearly always stays among the nearest. One thread at a time.
+class GraphStream {
+ public:
+  virtual ~GraphStream() = default;
+  // Expands at most n more elements. Writes those that may be answered, in the order in which they were expanded, with
+  // the distances that steer, and returns how many there are.
+  virtual std::size_t advance(std::size_t n, float* distances, std::int64_t* ids) = 0;
+  // Whether there is nothing left to expand.
+  virtual bool ended() const = 0;
+  // Candidates that are farther have k nearer ones already, as far as what steers can tell.
+  virtual float bound() const = 0;
+  // Once, and last: writes the k nearest so far, after the end what search_graph writes.
+  virtual void answer(float* distances, std::int64_t* ids, GraphStats* stats) = 0;
+};
+
+// The request is for one query and everybody's lanes. What it and the graph point to outlives the stream.
+std::unique_ptr<GraphStream> stream_graph(const Kernels& kernels, const Graph& graph, const GraphRequest& request,
+                                          GraphScratches& scratches);
+
 // hnswlib's file ends with a list for each element: its size in bytes as a uint32, then so many. Writes the size of
 // each in blocks of block_bytes, and all blocks one behind the other, size - 4 n bytes. Returns false if they do not
 // fill the size exactly.

@@ -346,6 +346,23 @@ std::size_t Ownership::lane(std::uint64_t word0, std::uint64_t word1) const {
   return share_all || word1 < share_below ? kEverybody : scale64(word0, n_lanes);
 }
 
+void owners_of(const Kernels& kernels, const Ownership& owner, const std::uint64_t* key, const std::int64_t* ids,
+               std::size_t n, std::int32_t* lanes) {
+  std::uint64_t counters[kCountersTogether] = {};
+  std::uint64_t word0[kCountersTogether];
+  std::uint64_t word1[kCountersTogether];
+  for (std::size_t begin = 0; begin < n; begin += kCountersTogether) {
+    const std::size_t n_now = std::min(n - begin, kCountersTogether);
+    for (std::size_t i = 0; i < n_now; ++i) counters[i] = static_cast<std::uint64_t>(ids[begin + i]);
+    owner.draw(kernels, key, counters, n_now, word0, word1);
+    for (std::size_t i = 0; i < n_now; ++i) {
+      const std::size_t lane = owner.lane(word0[i], word1[i]);
+      const bool nobody = ids[begin + i] < 0 || lane == Ownership::kEverybody;
+      lanes[begin + i] = nobody ? -1 : static_cast<std::int32_t>(lane);
+    }
+  }
+}
+
 PlanOutcome plan(const Kernels& kernels, const PlanParameters& parameters, const std::int64_t* pool,
                  std::size_t n_queries, std::size_t k_pool, const std::uint64_t* keys, std::int64_t* lanes,
                  std::int32_t* counts, std::size_t* duplicate_query, std::size_t n_threads,

@@ -38,6 +38,10 @@ struct Ownership {
   std::size_t lane(std::uint64_t word0, std::uint64_t word1) const;
 };
 
+// The lane of each of n ids under a key; -1 where it is everybody's, or where the id is -1.
+void owners_of(const Kernels& kernels, const Ownership& owner, const std::uint64_t* key, const std::int64_t* ids,
+               std::size_t n, std::int32_t* lanes);
+
 enum class PlanOutcome { kPlanned, kInterrupted, kDuplicate };
 
 // For query q: candidates pool[q * k_pool ...] in rank order (-1 is none), key keys[2 * q], keys[2 * q + 1]. Writes

@@ -305,7 +305,7 @@ struct Scan {
       prepare(query, dense + q * dim);
       // The nearest lists give a bound; the others are visited list by list, by all queries that want them.
       std::size_t i = 0;
-      for (; i < query.lists.size() && found[q].stats.candidates < 2 * request.rerank; ++i) {
+      for (; i < query.lists.size() && found[q].stats.candidates < 2 * found[q].size; ++i) {
         scan(query, query.lists[i], found[q]);
       }
       for (; i < query.lists.size(); ++i) visits.push_back({query.lists[i], static_cast<std::uint32_t>(q)});
@@ -367,8 +367,31 @@ struct Scan {
     });
   }
 
-  // Candidates are scored on their rows.
+  // What a distance is, if an estimate is all that is known.
+  float distance(const Query& query, float part) const {
+    const double estimate = query.common + static_cast<double>(part);
+    switch (store.metric) {
+      case Metric::kL2:
+        return static_cast<float>(std::max(0.0, 2 * estimate));
+      case Metric::kCosine:
+        return static_cast<float>(1 + estimate);
+      default:
+        return static_cast<float>(estimate);
+    }
+  }
+
+  // Candidates are scored on their rows, or answered as they are estimated.
   void take(std::size_t q, const Query& query, Shortlist& list) const {
+    if (request.rerank == 0) {
+      Search search = Search::of(request);
+      search.stats = list.stats;
+      list.cut();
+      for (const std::uint64_t key : list.keys) {
+        search.best.push({distance(query, estimate_of(key)), store.id(store.row(position_of(key)))});
+      }
+      output.take(q, request.k, search);
+      return;
+    }
     const double even = 1 / std::sqrt(static_cast<double>(store.dim));
     Search search =
         list.settled(kernels, store, request, query.query, [&](float part, std::size_t at, const Search& found) {

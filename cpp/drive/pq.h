@@ -73,7 +73,8 @@ struct ProductCodes {
 
 // Visits the n_probe lists nearest to each query, and scores request.rerank rows of them exactly, those with the best
 // (estimate, position), from the best on. With a finite eps0 it leaves out those whose estimate, less eps0 standard
-// deviations, is beyond the k-th best so far. Returns false if interrupted.
+// deviations, is beyond the k-th best so far. If rerank is 0, the k best estimates are the answer. Returns false if
+// interrupted.
 [[nodiscard]] bool scan_products(const Kernels& kernels, const Store& store, const PreparedPlan& plan,
                                  const ProductCodes& codes, const Request& request, const Output& output,
                                  std::size_t n_threads, const Interrupt& interrupt);

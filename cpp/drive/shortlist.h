@@ -30,7 +30,7 @@ struct Shortlist {
   ScanStats stats;
 
   static Shortlist of(const Request& request) {
-    return {request.rerank, std::numeric_limits<float>::infinity(), {}, {}};
+    return {std::max(request.rerank, request.k), std::numeric_limits<float>::infinity(), {}, {}};
   }
   void restart(const Shortlist& whole) {
     size = whole.size;

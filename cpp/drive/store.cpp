@@ -14,7 +14,7 @@ void settle(const Kernels& kernels, const Store& store, const float* query, cons
     score_rows(kernels, store.metric, query, store.rows, rows + first, m, store.dim, distances);
     for (std::size_t i = 0; i < m; ++i) {
       const std::int64_t row = rows[first + i];
-      const Neighbor candidate{distances[i], store.labels == nullptr ? row : store.labels[row]};
+      const Neighbor candidate{distances[i], store.id(row)};
       if (search.best.push(candidate)) search.found.push_back(candidate);
     }
   }
@@ -36,7 +36,7 @@ void settle_near(const Kernels& kernels, const Store& store, const float* query,
                  });
   for (std::size_t i = 0; i < n; ++i) {
     if (distances[i] == std::numeric_limits<float>::infinity()) continue;
-    const Neighbor candidate{distances[i], store.labels == nullptr ? rows[i] : store.labels[rows[i]]};
+    const Neighbor candidate{distances[i], store.id(rows[i])};
     if (search.best.push(candidate)) search.found.push_back(candidate);
     ++search.stats.settled;
     search.stats.dimensions += store.dim;

@@ -24,6 +24,7 @@ struct Store {
   std::int64_t row(std::size_t position) const {
     return row_of == nullptr ? static_cast<std::int64_t>(position) : row_of[position];
   }
+  std::int64_t id(std::int64_t row) const { return labels == nullptr ? row : labels[row]; }
   // The row at a position as Rows::row has it, null for padding.
   const float* row_data(std::size_t position, float* widened) const {
     const std::int64_t number = row(position);
@@ -66,7 +67,9 @@ struct Request {
   float radius;  // no distance beyond it is answered
   double eps0;   // infinite: exact. Otherwise the dial of early termination.
   std::size_t delta;
-  std::size_t rerank;  // rows that a binary first pass hands on, at least k
+  // Rows that a first pass without a guarantee hands on, at least k; 0, for product codes alone, if its estimates are
+  // the answer.
+  std::size_t rerank;
 };
 
 struct ScanStats {

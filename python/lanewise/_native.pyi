@@ -331,6 +331,7 @@ def plan(
     counts: _I32,
     n_threads: int,
 ) -> int: ...
+def owners_of(kernels: Kernels, ids: _I64, key: _U64, n_lanes: int, lanes: _I32) -> None: ...
 
 @disjoint_base
 class Graph:
@@ -361,5 +362,22 @@ class Graph:
         n_lanes: int = 1,
         share_below: int = 0,
     ) -> None: ...
+
+@disjoint_base
+class GraphStream:
+    def __init__(
+        self,
+        graph: Graph,
+        kernels: Kernels,
+        query: _F32,
+        k: int,
+        ef: int,
+        rerank: int,
+        allowed: _U64 | None,
+    ) -> None: ...
+    def advance(self, n: int, distances: _F32, ids: _I64) -> int: ...
+    def ended(self) -> bool: ...
+    def bound(self) -> float: ...
+    def answer(self, distances: _F32, ids: _I64, stats: _U64) -> None: ...
 
 def split_lists(lists: _U8, block_bytes: int, n_blocks: _U32, blocks: _U8) -> bool: ...

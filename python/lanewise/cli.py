@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lanewise.lanes.compare import Budget, Problem
-    from lanewise.lanes.setting import Setting
+    from lanewise.lanes.planning import Setting
 
 __all__ = ["machine_facts", "main"]
 

@@ -406,10 +406,8 @@ class Flat:
         """
         header, arrays = io.read(path, _KIND, mmap=("rows",) if mmap else (), verify=verify)
         index = cls.__new__(cls)
-        try:
+        with io.expecting(path, cls.__name__):
             index._rows = Rows.restored(header, arrays, kernels=kernels, n_threads=n_threads)
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(f"{path}: expected a saved Flat, got {error}") from error
         return index
 
     @property

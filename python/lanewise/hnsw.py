@@ -23,11 +23,12 @@ from lanewise.arrays import (
     check_real,
     packed_bits,
 )
-from lanewise.canonical import check_lengths, normalized
+from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.graph import GraphArrays, GraphCodes, aligned, padded_dim
 from lanewise.kernels import Kernels, get
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.result import SearchResult
+from lanewise.streams import CandidateStream, Owners
 from lanewise.threads import resolve_threads
 
 if TYPE_CHECKING:
@@ -495,10 +496,8 @@ class HNSW:
             If it is no such file, from a newer version, truncated or corrupted.
         """
         header, arrays = io.read(path, _KIND, mmap=("rows",) if mmap else (), verify=verify)
-        try:
+        with io.expecting(path, cls.__name__):
             return cls._restored(header, arrays, verify or not mmap, kernels, n_threads)
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(f"{path}: expected a saved HNSW, got {error}") from error
 
     @classmethod
     def _restored(
@@ -623,11 +622,112 @@ class HNSW:
             if n_lanes is not None:
                 raise ValueError("lane: expected one of n_lanes, got None")
             return self._search(queries, k_pool, ef, filter, rerank, n_threads).ids
+        return self.collect(
+            queries,
+            k_pool,
+            lane=lane,
+            n_lanes=n_lanes,
+            alpha=alpha,
+            key=key,
+            ef=ef,
+            filter=filter,
+            rerank=rerank,
+            n_threads=n_threads,
+        ).ids
+
+    def collect(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        lane: int,
+        n_lanes: Any,
+        alpha: float = 1.0,
+        key: Any = None,
+        ef: int | None = None,
+        filter: Any = None,
+        rerank: int | None = None,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """Find the k nearest of one lane: `pool` with distances and `stats`.
+
+        Parameters and errors are those of `pool`.
+        """
         n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
         lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
         alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
         owner = _Owner(lane, n_lanes, alpha, key)
-        return self._search(queries, k_pool, ef, filter, rerank, n_threads, owner).ids
+        return self._search(queries, k, ef, filter, rerank, n_threads, owner)
+
+    def stream(
+        self,
+        query: Any,
+        k_pool: int,
+        *,
+        ef: int | None = None,
+        filter: Any = None,
+        rerank: int | None = None,
+        n_lanes: int | None = None,
+        key: Any = None,
+    ) -> CandidateStream:
+        """Search for one query step by step, so that candidates can be scored as they are found.
+
+        A candidate is handed out when its neighbours are looked at: by then it nearly always stays
+        in the pool, and the first ones come after a few steps.
+
+        Parameters
+        ----------
+        query : array-like of shape (dim,) or (1, dim)
+        k_pool, ef, filter, rerank
+            As for `pool`.
+        n_lanes : int, optional
+            Say whose each candidate is, of so many lanes, by the scheme "owner" of `plan`.
+        key : optional
+            As for `pool`.
+
+        Returns
+        -------
+        CandidateStream
+            To iterate over, or to `advance` by hand; its `finish` returns what `search` does.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As from `pool`, or if there is not just one query.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lanewise as lw
+        >>> X = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32)
+        >>> index = lw.HNSW.build(X)
+        >>> with index.stream(X[0], 20, n_lanes=4) as stream:
+        ...     early = [candidate for some in stream for candidate in some.ids.tolist()]
+        ...     pool = stream.finish().ids
+        >>> bool((pool == index.pool(X[0], 20)).all()), set(early) <= set(pool[0].tolist())
+        (True, True)
+        """
+        k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
+        asked = self._asked(query, "query", k_pool, ef, filter, rerank)
+        if len(asked.queries) != 1:
+            raise ValueError(f"query: expected one, got {len(asked.queries)}")
+        owners = None
+        if n_lanes is not None:
+            n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
+            owners = Owners(_keys(asked.queries, key)[0], n_lanes, self._kernels)
+        native = None
+        if asked.n_found > 0:
+            assert asked.snapshot.native is not None
+            native = _native.GraphStream(
+                asked.snapshot.native,
+                self._kernels,
+                asked.steering[0],
+                asked.n_found,
+                asked.ef,
+                asked.rerank,
+                asked.allowed,
+            )
+        return CandidateStream(native, asked.k, asked.n_found, _STATS, owners)
 
     def _search(
         self,
@@ -639,38 +739,23 @@ class HNSW:
         n_threads: int | None,
         owner: _Owner | None = None,
     ) -> SearchResult:
-        snapshot = self._snapshot
-        graph = snapshot.graph
-        Q = as_queries(queries, "queries", graph.dim)
-        check_lengths(Q, "queries")
-        k = check_int(k, "k", low=0, high=2**31 - 1)
-        ef = check_int(self.ef if ef is None else ef, "ef", low=0, high=2**31 - 1)
-        if rerank is not None:
-            if self._storage == "f32":
-                raise ValueError("rerank: is for storage 'sq8' and 'sq4', not 'f32'")
-            rerank = check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
+        asked = self._asked(queries, "queries", k, ef, filter, rerank)
         threads = resolve_threads(self._n_threads if n_threads is None else n_threads)
-        allowed = self._allowed(graph, filter)
-        words = {} if owner is None else owner.words(Q)
-        found = min(k, len(graph))
-        distances = np.full((len(Q), k), np.inf, dtype=np.float32)
-        ids = np.full((len(Q), k), -1, dtype=np.int64)
-        stats = np.zeros((len(Q), len(_STATS)), dtype=np.uint64)
-        if len(Q) > 0 and found > 0:
-            assert snapshot.native is not None
-            if graph.metric == "cosine":
-                Q = normalized(Q)
-            if padded_dim(graph.dim) > graph.dim:
-                Q = np.pad(Q, ((0, 0), (0, padded_dim(graph.dim) - graph.dim)))
-            width = max(ef, k)
-            answers = np.empty((len(Q), found), dtype=np.float32)
-            labels = np.empty((len(Q), found), dtype=np.int64)
-            snapshot.native.search(
+        words = {} if owner is None else owner.words(asked.queries)
+        n, k, found = len(asked.queries), asked.k, asked.n_found
+        distances = np.full((n, k), np.inf, dtype=np.float32)
+        ids = np.full((n, k), -1, dtype=np.int64)
+        stats = np.zeros((n, len(_STATS)), dtype=np.uint64)
+        if n > 0 and found > 0:
+            assert asked.snapshot.native is not None
+            answers = np.empty((n, found), dtype=np.float32)
+            labels = np.empty((n, found), dtype=np.int64)
+            asked.snapshot.native.search(
                 self._kernels,
-                Q,
-                width,
-                width if rerank is None else rerank,
-                allowed,
+                asked.steering,
+                asked.ef,
+                asked.rerank,
+                asked.allowed,
                 answers,
                 labels,
                 stats,
@@ -679,6 +764,26 @@ class HNSW:
             )
             distances[:, :found], ids[:, :found] = answers, labels
         return SearchResult(distances, ids, {name: stats[:, i] for i, name in enumerate(_STATS)})
+
+    def _asked(
+        self, queries: Any, name: str, k: int, ef: int | None, filter: Any, rerank: int | None
+    ) -> _Asked:
+        """Validate what a search is asked for."""
+        snapshot = self._snapshot
+        graph = snapshot.graph
+        Q = as_they_are(queries, graph.dim)
+        if Q is None:
+            Q = as_queries(queries, name, graph.dim)
+            check_lengths(Q, name)
+        k = check_int(k, "k", low=0, high=2**31 - 1)
+        ef = check_int(self.ef if ef is None else ef, "ef", low=0, high=2**31 - 1)
+        if rerank is not None:
+            if self._storage == "f32":
+                raise ValueError("rerank: is for storage 'sq8' and 'sq4', not 'f32'")
+            rerank = check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
+        width = max(ef, k)
+        rerank = width if rerank is None else rerank
+        return _Asked(snapshot, Q, k, width, rerank, self._allowed(graph, filter))
 
     @staticmethod
     def _allowed(graph: GraphArrays, filter: Any) -> npt.NDArray[np.uint64] | None:
@@ -747,6 +852,40 @@ class HNSW:
         return f"HNSW(dim={self.dim}, metric={self.metric!r}, n={len(self)})"
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a search is asked for, validated."""
+
+    snapshot: _Snapshot
+    queries: npt.NDArray[np.float32]
+    k: int
+    ef: int
+    rerank: int
+    allowed: npt.NDArray[np.uint64] | None
+
+    @property
+    def n_found(self) -> int:
+        """Answers that there can be."""
+        return min(self.k, len(self.snapshot.graph))
+
+    @property
+    def steering(self) -> npt.NDArray[np.float32]:
+        """The queries as rows are stored."""
+        graph, Q = self.snapshot.graph, self.queries
+        if graph.metric == "cosine":
+            Q = normalized(Q)
+        beyond = padded_dim(graph.dim) - graph.dim
+        return np.pad(Q, ((0, 0), (0, beyond))) if beyond > 0 else Q
+
+
+def _keys(queries: npt.NDArray[np.float32], key: Any) -> npt.NDArray[np.uint64]:
+    """Words of the key of each query, by default its own."""
+    # The package of lanes makes use of this module.
+    from lanewise.lanes.planning import as_keys, query_keys
+
+    return query_keys(queries) if key is None else as_keys(key, len(queries))
+
+
 @dataclass(frozen=True)
 class _Owner:
     """What a lane owns alone."""
@@ -757,11 +896,10 @@ class _Owner:
     key: Any
 
     def words(self, Q: npt.NDArray[np.float32]) -> dict[str, Any]:
-        # The package of lanes makes use of this module.
-        from lanewise.lanes.planning import as_keys, query_keys, share_below
+        from lanewise.lanes.planning import share_below
 
         return {
-            "keys": query_keys(Q) if self.key is None else as_keys(self.key, len(Q)),
+            "keys": _keys(Q, self.key),
             "lane": self.lane,
             "n_lanes": self.n_lanes,
             "share_below": share_below(self.alpha, self.n_lanes),

@@ -50,7 +50,7 @@ import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray
 
-__all__ = ["FileFormatError", "read", "write", "write_atomically"]
+__all__ = ["FileFormatError", "expecting", "read", "write", "write_atomically"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Array: TypeAlias = npt.NDArray[Any]
@@ -92,6 +92,27 @@ class FileFormatError(ValueError):
     Traceback (most recent call last):
     lanewise.io.FileFormatError: notes.txt: expected a lanewise file, got one that begins ...
     """
+
+
+@contextlib.contextmanager
+def expecting(path: PathLike, what: str) -> Iterator[None]:
+    """Turn what a file's content makes fail into a `FileFormatError` that names the file.
+
+    Parameters
+    ----------
+    path : path-like
+    what : str
+        What should have been saved there.
+
+    Raises
+    ------
+    FileFormatError
+        Instead of a KeyError, TypeError or ValueError.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path}: expected a saved {what}, got {error}") from error
 
 
 def write(

@@ -8,8 +8,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from lanewise.arrays import as_queries, check_int
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
+from lanewise.lanes.planning import plan, query_keys
 from lanewise.lists import Lists
 from lanewise.progress import Progress
 from lanewise.result import SearchResult
@@ -74,10 +76,6 @@ class IVF(Lists):
         rows = Rows(dim, metric, storage, rotation, seed, kernels, n_threads)
         super().__init__(rows, n_lists, n_probe, train_iterations, seed)
         self._coarse: Flat | None = None
-
-    @classmethod
-    def _with_settings(cls, dim: Any, metric: Any, settings: dict[str, Any]) -> Self:
-        return cls(dim, metric=metric, **settings)
 
     def _take(self, centroids: npt.NDArray[np.float32]) -> None:
         coarse = Flat(
@@ -169,9 +167,85 @@ class IVF(Lists):
         *,
         n_probe: int | None = None,
         n_threads: int | None = None,
+        lane: int | None = None,
+        n_lanes: int | None = None,
+        alpha: float = 1.0,
+        key: Any = None,
     ) -> npt.NDArray[np.int64]:
         """Return the ids of the k_pool nearest rows found, in rank order, for `LaneSearch`.
 
-        Parameters and errors are those of `search`; the shape is (n_queries, k_pool).
+        Parameters
+        ----------
+        queries, k_pool, n_probe, n_threads
+            As for `search`.
+        lane, n_lanes : int, optional
+            Probe this lane's part of the `n_probe` cells, which are dealt to so many lanes by the
+            scheme "stratified" of `plan`, as candidates are: lanes that each ask for themselves
+            read different cells, and get pools without an id in common. Replicas need the same
+            centroids for that, not the same rows.
+        alpha : float, default 1.0
+            As for `plan`: below 1 the nearest cells belong to all lanes.
+        key : optional
+            As for `plan`; by default each query's own, see `query_keys`.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_queries, k_pool)
+            -1 where there is none.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As from `search`, or if `lane` is not one of `n_lanes`.
         """
-        return self.search(queries, k_pool, n_probe=n_probe, n_threads=n_threads).ids
+        if lane is None:
+            if n_lanes is not None:
+                raise ValueError("lane: expected one of n_lanes, got None")
+            return self.search(queries, k_pool, n_probe=n_probe, n_threads=n_threads).ids
+        return self.collect(
+            queries,
+            k_pool,
+            lane=lane,
+            n_lanes=n_lanes,
+            alpha=alpha,
+            key=key,
+            n_probe=n_probe,
+            n_threads=n_threads,
+        ).ids
+
+    def collect(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        lane: int,
+        n_lanes: Any,
+        alpha: float = 1.0,
+        key: Any = None,
+        n_probe: int | None = None,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """Find the k nearest rows of one lane: `pool` with distances and `stats`.
+
+        Parameters and errors are those of `pool`.
+        """
+        self._trained()
+        assert self._coarse is not None
+        n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
+        lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
+        asked = as_queries(queries, "queries", self.dim)
+        n_probe = self._as_n_probe(n_probe)
+        threads = self._rows.threads(n_threads)
+        Q = self._rows.as_canonical_queries(asked)
+        dealt = plan(
+            self._coarse.search(Q, n_probe, n_threads=threads).ids,
+            query_keys(asked) if key is None else key,
+            n_lanes=n_lanes,
+            k_lane=-(-n_probe // n_lanes),
+            alpha=alpha,
+            n_threads=threads,
+        )
+        probes = np.ascontiguousarray(dealt.lane(lane))
+        return self._rows.search(
+            Q, k, probes=probes, filter=None, eps0=math.inf, n_threads=n_threads
+        )

@@ -121,10 +121,6 @@ class IVFPQ(Lists):
             n_threads=n_threads,
         )
 
-    @classmethod
-    def _with_settings(cls, dim: Any, metric: Any, settings: dict[str, Any]) -> Self:
-        return cls(dim, metric=metric, **settings)
-
     def train(self, X: Any, *, progress: bool | Progress = False) -> Self:
         """Find the cells and the code words.
 
@@ -185,7 +181,8 @@ class IVFPQ(Lists):
             Cells to probe.
         rerank : int, optional
             Rows, the most promising by their codes, that are scored exactly; at least k, by default
-            10 k.
+            10 k. With 0 no row is read, and distances are the estimates of the codes: a first stage
+            for a dearer one.
         filter
             As for `Flat.search`.
         eps0 : float, default inf
@@ -196,7 +193,8 @@ class IVFPQ(Lists):
         Returns
         -------
         SearchResult
-            As from `Flat.search`: distances are exact, neighbours may be missing.
+            As from `Flat.search`: distances are exact, unless `rerank` is 0; neighbours may be
+            missing.
 
         Raises
         ------

@@ -139,10 +139,10 @@ class Lists:
     ) -> Self:
         """Load an index that `save` wrote; parameters and errors are those of `Flat.load`."""
         header, arrays = io.read(path, cls._KIND, mmap=("rows",) if mmap else (), verify=verify)
-        try:
+        with io.expecting(path, cls.__name__):
             centroids = arrays.pop("centroids", None)
             settings = {name: header[name] for name in cls._SETTINGS}
-            index = cls._with_settings(header["dim"], header["metric"], settings)
+            index = cls._with_settings(dim=header["dim"], metric=header["metric"], **settings)
             index._rows = Rows.restored(
                 header,
                 arrays,
@@ -154,16 +154,12 @@ class Lists:
             if centroids is not None:
                 index._take(as_matrix(centroids, "centroids", dim=index.dim))
             index._check_restored()
-        except (KeyError, TypeError, ValueError) as error:
-            raise io.FileFormatError(
-                f"{path}: expected a saved {cls.__name__}, got {error}"
-            ) from error
         return index
 
     @classmethod
-    def _with_settings(cls, dim: Any, metric: Any, settings: dict[str, Any]) -> Self:
+    def _with_settings(cls, **settings: Any) -> Self:
         """Return an index without rows, for `load`."""
-        raise NotImplementedError
+        return cls(**settings)
 
     def _check_restored(self) -> None:
         """Raise ValueError unless what a file says fits the settings."""

@@ -541,6 +541,8 @@ class Rows:
         if rerank is not None:
             if self.storage not in ("binary", "pq"):
                 raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
+            if self.storage == "pq" and rerank == 0:
+                return 0
             return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
         learned = 1
         if self.storage == "binary":

@@ -5,6 +5,8 @@ Where to find what
 `planning`    who scores what, from (key, pool) alone
 `merging`     one answer from the lanes' answers
 `search`      pool, plan, lanes and merge in one call
+`executors`   where lanes are scored: threads, an event loop, processes
+`running`     lanes in flight, and what came back in time
 `overlap`     how much the lanes' work had in common
 `law`         when partitioning pays, and what any setting will find
 `controller`  a setting for each search, from running estimates
@@ -17,31 +19,37 @@ Where to find what
 """
 
 from lanewise.lanes.controller import Controller, Decision
+from lanewise.lanes.executors import Async, LaneExecutor, Processes, Threads
 from lanewise.lanes.law import Advice, OnTime, advise, break_even, candidates, predict
 from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
-from lanewise.lanes.planning import SCHEMES, Plan, plan, query_keys
+from lanewise.lanes.planning import SCHEMES, Plan, Setting, plan, query_keys
 from lanewise.lanes.querylog import LoggedQueries, QueryLog, Record, read_log
 from lanewise.lanes.replaying import Replay, replay
+from lanewise.lanes.running import LaneReport
 from lanewise.lanes.search import LaneResult, LaneSearch
-from lanewise.lanes.setting import Setting
 from lanewise.lanes.telemetry import Telemetry, minhash, minhash_error, minhash_jaccard
 
 __all__ = [
     "SCHEMES",
     "Advice",
+    "Async",
     "Controller",
     "Decision",
+    "LaneExecutor",
+    "LaneReport",
     "LaneResult",
     "LaneSearch",
     "LoggedQueries",
     "OnTime",
     "Plan",
+    "Processes",
     "QueryLog",
     "Record",
     "Replay",
     "Setting",
     "Telemetry",
+    "Threads",
     "advise",
     "break_even",
     "candidates",

@@ -458,8 +458,20 @@ class _FlatMethod(_Method):
 _METHODS: dict[str, type[_Method]] = {"hnsw": _HNSWMethod, "ivf": _IVFMethod, "flat": _FlatMethod}
 
 
-def _shards(n: int, n_lanes: int, seed: int) -> list[Ids]:
-    """Rows of each shard: the keyed hash of its id says where a row belongs."""
+def shards(n: int, n_lanes: int, seed: int) -> list[Ids]:
+    """Return the rows of each shard: the keyed hash of its id says where a row belongs.
+
+    Parameters
+    ----------
+    n, n_lanes : int
+        Rows, and shards.
+    seed : int
+        The key.
+
+    Returns
+    -------
+    list of ndarray of int64
+    """
     owners = np.empty(n, dtype=np.int64)
     step = 1 << 14
     for begin in range(0, n, step):
@@ -550,11 +562,11 @@ def compare_index(
     threads = resolve_threads(n_threads)
     report = progress if progress is not None else say_nothing
     method = _METHODS[index](problem, budget, seed, threads)
-    shards = _shards(len(problem.base), budget.n_lanes, seed)
+    parts = shards(len(problem.base), budget.n_lanes, seed)
     started = time.perf_counter()
     whole, *sharded = _build_all(
         method,
-        [problem.base, *(problem.base[rows] for rows in shards)],
+        [problem.base, *(problem.base[rows] for rows in parts)],
         threads,
         report,
     )
@@ -576,7 +588,7 @@ def compare_index(
     step(_single("single-whole-budget", problem, budget, found))
     answers = [
         _in_shard(method, shard, rows, Q, budget.k_lane)
-        for shard, rows in zip(sharded, shards, strict=True)
+        for shard, rows in zip(sharded, parts, strict=True)
     ]
     step(_from_lanes("hash-shards", problem, budget, answers))
     for scheme, alpha, head in plans:

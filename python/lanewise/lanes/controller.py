@@ -41,9 +41,8 @@ from lanewise.lanes.law import (
     predict,
     ranks_reached,
 )
-from lanewise.lanes.planning import Plan
+from lanewise.lanes.planning import Plan, Setting
 from lanewise.lanes.ranks import has_common_pool, scored_by_rank
-from lanewise.lanes.setting import Setting
 
 __all__ = ["Controller", "Decision"]
 

@@ -35,8 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray, check_int, check_real
-from lanewise.lanes.planning import plan
-from lanewise.lanes.setting import Setting
+from lanewise.lanes.planning import Setting, plan
 
 __all__ = ["Advice", "OnTime", "advise", "break_even", "candidates", "predict"]
 

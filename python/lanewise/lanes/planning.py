@@ -23,12 +23,41 @@ from lanewise.arrays import (
 from lanewise.kernels import Kernels, get
 from lanewise.threads import resolve_threads
 
-__all__ = ["SCHEMES", "Plan", "plan", "query_keys"]
+__all__ = ["SCHEMES", "Plan", "Setting", "plan", "query_keys"]
 
 SCHEMES = ("permute", "stratified", "owner")
 
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How candidates are dealt to lanes: what `plan` takes beside the pool and the key.
+
+    Attributes
+    ----------
+    n_lanes, k_lane, alpha, head, scheme
+        As for `plan`.
+    """
+
+    n_lanes: int = 4
+    k_lane: int = 16
+    alpha: float = 1.0
+    head: int = 0
+    scheme: str = "stratified"
+
+    def __post_init__(self) -> None:
+        check_int(self.n_lanes, "n_lanes", low=1, high=2**16)
+        check_int(self.k_lane, "k_lane", low=1, high=2**31 - 1)
+        check_real(self.alpha, "alpha", low=0.0, high=1.0)
+        check_int(self.head, "head", low=0, high=2**31 - 1)
+        check_choice(self.scheme, "scheme", SCHEMES)
+
+    @property
+    def k_total(self) -> int:
+        """Candidates that all lanes score together, at most."""
+        return self.n_lanes * self.k_lane
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,8 +34,8 @@ import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray, as_vector_ids
 from lanewise.io import FileFormatError, PathLike
+from lanewise.lanes.planning import Setting
 from lanewise.lanes.ranks import has_common_pool, scored_by_rank
-from lanewise.lanes.setting import Setting
 
 __all__ = ["Lane", "LoggedQueries", "QueryLog", "Record", "read_log"]
 

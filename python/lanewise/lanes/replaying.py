@@ -20,10 +20,9 @@ import numpy.typing as npt
 from lanewise import draws
 from lanewise.arrays import check_int, check_real
 from lanewise.lanes.law import OnTime
-from lanewise.lanes.planning import plan
+from lanewise.lanes.planning import Setting, plan
 from lanewise.lanes.querylog import Record
 from lanewise.lanes.ranks import pool_ranks
-from lanewise.lanes.setting import Setting
 
 __all__ = ["Replay", "as_logged", "logged_setting", "on_time_of", "rank_shares", "replay"]
 

@@ -1,0 +1,190 @@
+"""A search whose candidates come as it finds them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lanewise import _native
+from lanewise.arrays import check_int
+from lanewise.kernels import Kernels
+from lanewise.result import SearchResult
+
+__all__ = ["CandidateStream", "Candidates", "Owners"]
+
+_MOST = 4096
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+Lanes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Some candidates, in the order in which a search came by them.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (n,)
+    distances : ndarray of float32, shape (n,)
+        What steers the search: canonical distances, or with codes estimates, less what is the same
+        for all, that only compare with each other.
+    lanes : ndarray of int32, shape (n,), or None
+        Whose they are by the scheme "owner"; None if nobody asked.
+    """
+
+    ids: Ids
+    distances: Floats
+    lanes: Lanes | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Owners:
+    """Whose a candidate is, by the scheme "owner" of `lanewise.lanes.plan`.
+
+    Attributes
+    ----------
+    key : ndarray of uint64, shape (2,)
+    n_lanes : int
+    kernels : Kernels
+    """
+
+    key: npt.NDArray[np.uint64]
+    n_lanes: int
+    kernels: Kernels
+
+    def of(self, ids: Ids) -> Lanes:
+        """Return the lane of each id, -1 for -1."""
+        lanes = np.empty(len(ids), dtype=np.int32)
+        _native.owners_of(self.kernels, ids, self.key, self.n_lanes, lanes)
+        return lanes
+
+
+class CandidateStream:
+    """One query's search, which goes on as it is asked to. See `HNSW.stream`, which makes it.
+
+    It sees the index as it was when it was made. One thread at a time may use it.
+
+    Attributes
+    ----------
+    k_pool : int
+    owners : Owners or None
+    """
+
+    def __init__(
+        self,
+        native: _native.GraphStream | None,
+        k_pool: int,
+        n_found: int,
+        stats: tuple[str, ...],
+        owners: Owners | None,
+    ) -> None:
+        self.k_pool = k_pool
+        self.owners = owners
+        self._native = native  # None if there is nothing to find, and when closed
+        self._n_found = n_found
+        self._stats = stats
+        self._closed = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the search has come to its end."""
+        return self._native is None or self._native.ended()
+
+    @property
+    def bound(self) -> float:
+        """Distance, as in `Candidates`, beyond which candidates are hardly in the pool at the end.
+
+        It never grows. Without codes it is certain: such a candidate is not.
+        """
+        return np.inf if self._native is None else self._native.bound()
+
+    def advance(self, n_expansions: int) -> Candidates:
+        """Let the search go on for a while.
+
+        Parameters
+        ----------
+        n_expansions : int
+            Elements whose neighbours are looked at, at most.
+
+        Returns
+        -------
+        Candidates
+            Those of the elements that may be answered, none of them returned before.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `n_expansions` is out of its range, the stream is closed, or another thread is in it.
+        """
+        n = min(check_int(n_expansions, "n_expansions", low=1), _MOST)
+        self._check_open()
+        ids, distances = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
+        found = 0 if self._native is None else self._native.advance(n, distances, ids)
+        ids, distances = ids[:found], distances[:found]
+        return Candidates(ids, distances, None if self.owners is None else self.owners.of(ids))
+
+    def __iter__(self) -> Iterator[Candidates]:
+        """Yield candidates until the search has ended: few at first, twice as many each time."""
+        for size in itertools.count():
+            if self.ended:
+                return
+            some = self.advance(1 << min(size, 8))
+            if len(some) > 0:
+                yield some
+
+    def finish(self, *, early: bool = False) -> SearchResult:
+        """Return the pool, and close the stream.
+
+        Parameters
+        ----------
+        early : bool, default False
+            Do not go on to the end: the pool is what was found so far.
+
+        Returns
+        -------
+        SearchResult
+            Shapes (1, k_pool). At the end of the search it is what `HNSW.search` returns for the
+            same arguments, bit for bit, `stats` included.
+
+        Raises
+        ------
+        ValueError
+            If the stream is closed, or another thread is in it.
+        """
+        self._check_open()
+        while not (early or self.ended):
+            self.advance(_MOST)
+        distances = np.full((1, self.k_pool), np.inf, dtype=np.float32)
+        ids = np.full((1, self.k_pool), -1, dtype=np.int64)
+        stats = np.zeros((1, len(self._stats)), dtype=np.uint64)
+        if self._native is not None:
+            n = self._n_found
+            self._native.answer(distances[0, :n], ids[0, :n], stats[0])
+        self.close()
+        return SearchResult(
+            distances, ids, {name: stats[:, i] for i, name in enumerate(self._stats)}
+        )
+
+    def close(self) -> None:
+        """Let go of what the search holds. Again is no error."""
+        self._closed = True
+        self._native = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("stream: expected an open one, it is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
