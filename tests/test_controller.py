@@ -52,7 +52,7 @@ def test_follows_the_lanes(rng):
 def test_takes_the_setting_that_is_best(rng):
     """For every share of lanes on time, of all seven settings, within what estimates are worth."""
     for share in (0.4, 0.7, 0.85, 1.0):
-        controller = Controller(memory=200, margin=0.0, explore=0.02)
+        controller = Controller(memory=200, margin=0.0, explore=0.02, risk=0.0)
         last = drive(controller, share, 600, rng)[-100:]
         lanes = OnTime.independent(share, M)
         best = max(predict(W, lanes, one) for one in candidates(M, B))
@@ -183,7 +183,7 @@ def test_batches_teach_what_single_queries_do():
 
 def test_lanes_half_way_are_half_on_time(rng):
     """Whoever gets half way finds the better half of every lane: partition is no loss then."""
-    controller = Controller([settings(), settings(alpha=0.0)], margin=0.0)
+    controller = Controller([settings(), settings(alpha=0.0)], margin=0.0, risk=0.0)
     for _ in range(200):
         setting = controller.choose()
         controller.observe(WORLD.search(setting, np.full(M, B // 2), [int(rng.integers(64))]))
@@ -342,6 +342,7 @@ def test_any_thread_may_call():
         ({"rank_memory": 0}, ValueError, "rank_memory: expected"),
         ({"explore": 1.5}, ValueError, "explore: expected"),
         ({"thrift": "x"}, TypeError, "thrift: expected"),
+        ({"risk": 1.1}, ValueError, "risk: expected"),
         ({"max_decisions": 0}, ValueError, "max_decisions: expected"),
         ({"max_classes": 0}, ValueError, "max_classes: expected"),
     ],

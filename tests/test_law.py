@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lane_results import K_POOL, World, settings
 
 from lanewise.lanes import Setting
-from lanewise.lanes.law import OnTime, advise, break_even, candidates, predict
+from lanewise.lanes.law import OnTime, advise, break_even, candidates, predict, predict_low
 
 M, B = 4, 16
 W = World(seed=3).ranks(10)
@@ -70,6 +70,19 @@ def test_partition_pays_only_above_the_break_even(counts):
     some = float(lanes.reach(M)[-1])
     assert (full > same + 1e-9) <= (lanes.share > break_even(W, settings()) * some)
     assert (full < same - 1e-9) <= (lanes.share < break_even(W, settings()) * some)
+
+
+@given(count_shares, st.sampled_from(candidates(M, B)), st.sampled_from([0.05, 0.3, 1.0]))
+def test_the_worst_times_are_a_part_of_all(counts, setting, share):
+    """Outcome by outcome: the mean of the worst share of them, and of all of them the mean."""
+    chance = np.array(counts) / sum(counts)
+    one_of = [predict(W, OnTime(np.eye(M + 1)[j]), setting) for j in range(M + 1)]
+    left, expected = share, 0.0
+    for p, quality in zip(chance, one_of, strict=True):
+        expected += min(p, left) * quality
+        left -= min(p, left)
+    assert one_of == sorted(one_of)
+    assert predict_low(W, OnTime(counts), setting, share) == close(expected / share)
 
 
 def test_lanes_late_together_make_partition_pay_earlier():
@@ -240,6 +253,7 @@ def test_pools_shorter_than_the_budget():
         (lambda: predict([0.0], OnTime([0, 1]), Setting(1, 1)), r"^w: expected shares"),
         (lambda: predict([np.inf], OnTime([0, 1]), Setting(1, 1)), r"^w: expected finite"),
         (lambda: predict([[1.0]], OnTime([0, 1]), Setting(1, 1)), r"^w: expected shares"),
+        (lambda: predict_low([1.0], OnTime([0, 1]), Setting(1, 1), 0.0), r"^share: expected"),
         (lambda: advise([1.0], OnTime([0, 1]), []), r"^settings: expected at least one"),
         (lambda: advise([1.0], OnTime([0, 1]), alone=-1.0), r"^alone: expected"),
     ],

@@ -39,6 +39,7 @@ from lanewise.lanes.law import (
     describe,
     first_best,
     predict,
+    predict_low,
     ranks_reached,
 )
 from lanewise.lanes.planning import Plan, Setting
@@ -120,6 +121,9 @@ class Controller:
     thrift : float, default 0.0
         Quality given up to save work: of all settings predicted within this of the best the one
         that scores fewest candidates is taken.
+    risk : float, default 0.0
+        What the worst times count for: settings are compared by (1 - risk) of the predicted
+        quality and risk of the one that is predicted for the worst 5 % of what lanes do.
     max_decisions : int, default 1000
         Decisions kept; older ones are forgotten.
     max_classes : int, default 64
@@ -137,7 +141,8 @@ class Controller:
     classes, as ranks are worth different shares to them.
 
     Where lanes collect for themselves (``LaneSearch(collect="lanes")``) there is no common pool
-    whose ranks could be worth anything: such results teach the share of lanes on time alone.
+    whose ranks could be worth anything: such results teach the share of lanes on time alone, and
+    the widest setting stays.
 
     Examples
     --------
@@ -156,6 +161,7 @@ class Controller:
         rank_memory: int = 400,
         explore: float = 0.01,
         thrift: float = 0.0,
+        risk: float = 0.0,
         max_decisions: int = 1000,
         max_classes: int = 64,
     ) -> None:
@@ -171,6 +177,7 @@ class Controller:
         self.rank_memory = check_int(rank_memory, "rank_memory", low=1)
         self.explore = check_real(explore, "explore", low=0.0, high=1.0)
         self.thrift = check_real(thrift, "thrift", low=0.0, high=1.0)
+        self.risk = check_real(risk, "risk", low=0.0, high=1.0)
         self.max_classes = check_int(max_classes, "max_classes", low=1)
         self._decisions: deque[Decision] = deque(
             maxlen=check_int(max_decisions, "max_decisions", low=1)
@@ -368,6 +375,15 @@ class Controller:
         lanes = known.lanes_used(self._lanes)
         return predict(known.ranks, lanes.on_time(setting.n_lanes), setting)
 
+    def _value(self, known: _Estimates, setting: Setting) -> float:
+        """Return what settings are compared by."""
+        value = self._predict(known, setting)
+        if self.risk > 0:
+            lanes = known.lanes_used(self._lanes).on_time(setting.n_lanes)
+            low = predict_low(known.ranks, lanes, setting)
+            value = (1 - self.risk) * value + self.risk * low
+        return value
+
     def _should_explore(self, known: _Estimates) -> bool:
         due = known.n_explored < self.explore * (known.n_seen - known.explored_from)
         return due and self._unseen[known.setting]
@@ -376,7 +392,7 @@ class Controller:
         """See whether another setting is better now."""
         if known.n_seen < _FIRST or not known.ranks.sum() > 0:
             return
-        found = [self._predict(known, one) for one in self.settings]
+        found = [self._value(known, one) for one in self.settings]
         best = max(found)
         enough = [
             (one.k_total, -quality, i)
@@ -384,7 +400,7 @@ class Controller:
             if quality >= best - self.thrift
         ]
         choice = self.settings[min(enough)[2] if self.thrift > 0 else first_best(found)]
-        quality, now = self._predict(known, choice), self._predict(known, known.setting)
+        quality, now = found[self.settings.index(choice)], self._value(known, known.setting)
         if choice == known.setting:
             self._note(known, name, "keep", choice, "it is predicted best")
             return

@@ -37,7 +37,7 @@ import numpy.typing as npt
 from lanewise.arrays import as_ndarray, check_int, check_real
 from lanewise.lanes.planning import Setting, plan
 
-__all__ = ["Advice", "OnTime", "advise", "break_even", "candidates", "predict"]
+__all__ = ["Advice", "OnTime", "advise", "break_even", "candidates", "predict", "predict_low"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75)
 
@@ -142,14 +142,7 @@ class OnTime:
         c = check_int(n_holders, "n_holders", low=1, high=self.n_lanes)
         if c == 2 and self.neighbours is not None:
             return self.neighbours
-        late = self.n_lanes - np.arange(self.n_lanes + 1)
-        if c == self.n_lanes:
-            some: Doubles = 1 - self.counts[:, 0]
-            return some
-        missed = np.ones(self.n_lanes + 1)
-        for i in range(c):
-            missed *= np.maximum(late - i, 0) / (self.n_lanes - i)
-        reached: Doubles = 1 - self.counts @ missed
+        reached: Doubles = 1 - self.counts @ _missed(self.n_lanes, c)
         return reached
 
     def of(self, n_lanes: int) -> OnTime:
@@ -176,6 +169,20 @@ class OnTime:
 
     def __repr__(self) -> str:
         return f"OnTime(n_lanes={self.n_lanes}, share={self.share:.3f})"
+
+
+def _missed(n_lanes: int, n_holders: int) -> Doubles:
+    """Chance that so many holders are all late, for each number of lanes on time.
+
+    Where j of them are it is C(n_lanes - j, n_holders) / C(n_lanes, n_holders).
+    """
+    late = n_lanes - np.arange(n_lanes + 1)
+    if n_holders == n_lanes:
+        return np.where(late == n_lanes, 1.0, 0.0)
+    missed = np.ones(n_lanes + 1)
+    for i in range(n_holders):
+        missed *= np.maximum(late - i, 0) / (n_lanes - i)
+    return missed
 
 
 def count_lanes(seen: npt.NDArray[np.bool_]) -> Doubles:
@@ -287,6 +294,50 @@ def predict(w: Any, on_time: OnTime, setting: Setting) -> float:
         reach = lanes.reach(int(c))[depth[cells]]
         found += float((dealt.weight[cells] * shares[dealt.rank[cells]]) @ reach)
     return found
+
+
+def predict_low(w: Any, on_time: OnTime, setting: Setting, share: float = 0.05) -> float:
+    """Predict what a setting finds when lanes are at their worst.
+
+    Parameters
+    ----------
+    w, on_time, setting
+        As for `predict`.
+    share : float, default 0.05
+        How much of the time that is.
+
+    Returns
+    -------
+    float
+        Mean over the worst such share of what lanes do, of lanes that are on time as a whole.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As from `predict`.
+
+    Examples
+    --------
+    >>> lanes = OnTime([0.0, 0.1, 0.9])  # one of two lanes is late, one time in ten
+    >>> w = [0.4, 0.3, 0.2, 0.1]
+    >>> round(predict_low(w, lanes, Setting(n_lanes=2, k_lane=2)), 3)
+    0.5
+    >>> round(predict_low(w, lanes, Setting(n_lanes=2, k_lane=2, alpha=0.0)), 3)
+    0.7
+    """
+    shares = _as_rank_shares(w)
+    share = check_real(share, "share", low=1e-9, high=1.0)
+    dealt = _dealt(setting, len(shares))
+    n = setting.n_lanes
+    found = np.zeros(n + 1)
+    for c in dealt.holders:
+        cells = dealt.n_holders == c
+        held = float(dealt.weight[cells] @ shares[dealt.rank[cells]])
+        found += held * (1 - _missed(n, int(c)))
+    chance = on_time.of(n).counts[-1]
+    # Fewer lanes on time never find more: the worst times are the first.
+    worst = np.clip(share - (np.cumsum(chance) - chance), 0.0, chance)
+    return float(worst @ found / share)
 
 
 def break_even(w: Any, setting: Setting) -> float:

@@ -6,6 +6,7 @@ Which queries are looked at is decided by their keys, so every node looks at the
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import threading
 import time
@@ -30,6 +31,8 @@ __all__ = ["Telemetry", "minhash", "minhash_error", "minhash_jaccard"]
 Doubles = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
+_LOGGER = logging.getLogger("lanewise.lanes")
+
 # Keeps this use of a key apart from the schemes': see docs/design/lanes.md.
 _MINHASH = 4
 _NOTHING = np.uint64(2**64 - 1)
@@ -51,7 +54,8 @@ class Telemetry:
         Where metrics are kept; by default prometheus-client's own registry. Several of these
         objects may share one. False for no metrics.
     log : QueryLog, optional
-        Where the queries of the sample are written.
+        Where the queries of the sample are written, if their lanes had a common pool. If that
+        fails, as on a full disk, the logger ``"lanewise.lanes"`` is told and the search goes on.
     tracer : opentelemetry.trace.Tracer, False or None, default None
         Gets a span for each search with a query of the sample, and one in it for each lane; by
         default the tracer "lanewise" of OpenTelemetry where that is installed. False for none.
@@ -138,8 +142,11 @@ class Telemetry:
             return
         if self.metrics is not None:
             self.metrics.observe(measure(result, chosen), query_class or "")
-        if self.log is not None:
-            self.log.write(result, query_class=query_class, queries=chosen)
+        if self.log is not None and has_common_pool(result):
+            try:
+                self.log.write(result, query_class=query_class, queries=chosen)
+            except OSError:
+                _LOGGER.exception("%d queries are not in the log", len(chosen))
         if self.tracer is not None:
             _trace(self.tracer, result, query_class, len(chosen))
 
@@ -373,15 +380,11 @@ def minhash(ids: Any, key: Any, n_hashes: int = 128) -> Words:
     row = kernels.get()
     counters = np.zeros(-(-max(sets.size, 1) // 8) * 8, dtype=np.uint64)
     counters[: sets.size] = np.where(sets < 0, 0, sets).reshape(-1)
-    out = np.full((len(sets), n_hashes), _NOTHING)
-    hashes = np.empty((2, len(counters)), dtype=np.uint64)
-    none = sets < 0
-    if sets.shape[1] > 0:
-        for first in range(0, n_hashes, 2):
-            row.threefry(words, counters, _MINHASH + 128 * first, hashes[0], hashes[1])
-            for i in range(min(2, n_hashes - first)):
-                found = hashes[i, : sets.size].reshape(sets.shape)
-                out[:, first + i] = np.where(none, _NOTHING, found).min(axis=1)
+    hashes = np.empty((n_hashes + n_hashes % 2, len(counters)), dtype=np.uint64)
+    for first in range(0, n_hashes, 2):
+        row.threefry(words, counters, _MINHASH + 128 * first, hashes[first], hashes[first + 1])
+    found = hashes[:n_hashes, : sets.size].reshape(n_hashes, *sets.shape)
+    out: Words = np.where(sets < 0, _NOTHING, found).min(axis=2, initial=_NOTHING).T.copy()
     return out[0] if ndim == 1 else out
 
 
