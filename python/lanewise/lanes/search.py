@@ -234,7 +234,7 @@ class LaneSearch:
         self.key = key
         if key is not None:
             as_keys(key, 1)
-        self.deadline = _as_deadline(deadline)
+        self.deadline = as_deadline(deadline)
         self.step = None if step is None else check_int(step, "step", low=1)
         self.fallback = _check_optional(fallback, "fallback", "first-stage")
         self.on_idle = _check_optional(on_idle, "on_idle", "continue")
@@ -308,7 +308,7 @@ class LaneSearch:
         Q = as_queries(queries, "queries", own_dimension(queries) if dim is None else dim)
         k = check_int(k, "k", low=0)
         given: Any = Q if payload is None else check_payload(payload, len(Q))
-        deadline = self.deadline if deadline is None else _as_deadline(deadline)
+        deadline = self.deadline if deadline is None else as_deadline(deadline)
         if setting is None:
             setting = self.setting
             if self.controller is not None:
@@ -555,7 +555,7 @@ def _check_source(source: Any, method: str) -> None:
         raise TypeError(f"pool: expected an index or a callable, got {type(source).__name__}")
 
 
-def _as_deadline(deadline: Any) -> float | None:
+def as_deadline(deadline: Any) -> float | None:
     if deadline is None:
         return None
     seconds = check_real(deadline, "deadline", low=0.0, allow_inf=True)
