@@ -5,6 +5,7 @@ Where to find what
 `planning`    who scores what, from (key, pool) alone
 `merging`     one answer from the lanes' answers
 `search`      pool, plan, lanes and merge in one call
+`streaming`   lanes that begin before the pool is complete
 `executors`   where lanes are scored: threads, an event loop, processes
 `ray`         lanes on other machines; imported by name only
 `running`     lanes in flight, and what came back in time
@@ -29,6 +30,7 @@ from lanewise.lanes.querylog import LoggedQueries, QueryLog, Record, read_log
 from lanewise.lanes.replaying import Replay, replay
 from lanewise.lanes.running import LaneReport
 from lanewise.lanes.search import LaneResult, LaneSearch
+from lanewise.lanes.streaming import StreamResult, StreamSearch
 from lanewise.lanes.telemetry import Telemetry, minhash, minhash_error, minhash_jaccard
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "Record",
     "Replay",
     "Setting",
+    "StreamResult",
+    "StreamSearch",
     "Telemetry",
     "Threads",
     "advise",
