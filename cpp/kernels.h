@@ -95,6 +95,13 @@ struct CodedPanels {
   std::size_t n;
 };
 
+// Coded rows as max_code_dots meets them: row i is about scales[i] * codes[i * 4 * n_quads ...].
+struct TokenCodes {
+  const std::int8_t* codes;  // in [-127, 127], zero behind the last dimension
+  const float* scales;
+  const std::int32_t* sums;  // of the codes of each row
+};
+
 struct Kernels {
   const char* name;
   // Whether assign_codes is faster than assign, as measured: three integer products for a float one.
@@ -206,6 +213,20 @@ struct Kernels {
   void (*assign_codes)(const std::int8_t* points, std::size_t n_points, std::size_t stride, const float* weights,
                        const float* doubts, const CodedPanels& panels, void* scratch, std::int32_t* near);
 
+  // maxsim/max_dots.cpp
+  // out[i] = the largest product of vector i with any of n rows of `dim` floats, -inf if there are none. Vectors are
+  // packed as centroids are in Panels, n_panels * kLanes of them. Each sum is one chain of fused multiply-adds over the
+  // dimensions; of equal products the first counts.
+  void (*max_dots)(const float* rows, std::size_t n, std::size_t dim, const float* panels, std::size_t n_panels,
+                   float* out);
+
+  // maxsim/max_code_dots.cpp
+  // out[i] = the largest scales[j] * p, each p the product of the codes of vector i and row j, -inf if there are no
+  // rows. Quad d of vector l in panel p is the four codes at panels[((p * n_quads + d) * kLanes + l) * 4]. At most
+  // 65,536 dimensions.
+  void (*max_code_dots)(const TokenCodes& rows, std::size_t n, std::size_t n_quads, const std::int8_t* panels,
+                        std::size_t n_panels, float* out);
+
   // pq/nearest_words.cpp
   // For each of n_groups * kLanes points, packed as for assign, the word with the largest bias[j] + x . w_j, the
   // smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4. Each sum
@@ -242,6 +263,7 @@ struct Kernels {
   void assign(const float*, std::size_t, const Panels&, std::size_t, void*, std::int32_t*, float*, float*);           \
   void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
   void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
+  void max_dots(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                           \
   void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*,  \
                      float*);                                                                                         \
   void screen_words(const BitRows&, std::size_t, const float*, float, std::uint16_t*, float*);                        \
@@ -265,6 +287,7 @@ struct Kernels {
                  std::size_t, std::int32_t*);                                                                         \
   void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*,            \
                    std::size_t, std::size_t, std::int32_t*);                                                          \
+  void max_code_dots(const TokenCodes&, std::size_t, std::size_t, const std::int8_t*, std::size_t, float*);           \
   }
 
 // One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on
@@ -273,8 +296,8 @@ struct Kernels {
   Kernels {                                                                                                          \
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
-        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::nearest_words,  \
-        BASE::screen_words, BASE::threefry                                                                           \
+        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::max_dots,       \
+        CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry                                \
   }
 
 LW_DECLARE_KERNELS(scalar)

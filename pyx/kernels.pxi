@@ -42,6 +42,10 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         const float* bias
         const uint32_t* ids
         size_t n
+    cdef cppclass TokenCodes:
+        const int8_t* codes
+        const float* scales
+        const int32_t* sums
     cdef cppclass CKernels "lw::Kernels":
         const char* name
         cbool (*all_finite)(const float*, size_t, float)
@@ -64,6 +68,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
         void (*assign_codes)(const int8_t*, size_t, size_t, const float*, const float*, const CodedPanels&, void*,
                              int32_t*)
+        void (*max_dots)(const float*, size_t, size_t, const float*, size_t, float*)
+        void (*max_code_dots)(const TokenCodes&, size_t, size_t, const int8_t*, size_t, float*)
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
         void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
@@ -299,6 +305,27 @@ cdef class Kernels:
         panels.n = centroids.shape[0] if ids is None else ids.shape[0]
         self.row.assign_codes(&points[0, 0, 0, 0, 0], n_points, stride, &weights[0], &doubts[0], panels,
                               &scratch[0, 0], &near[0])
+
+    def max_dots(self, const float[:, ::1] rows, const float[:, :, ::1] panels, float[::1] out):
+        """out[i] = the largest product of vector i, packed (n_panels, dim, 16), with any of the rows."""
+        cdef size_t n = rows.shape[0], dim = rows.shape[1], n_panels = panels.shape[0]
+        expect(<size_t> panels.shape[1] == dim and <size_t> panels.shape[2] == kLanes, "max_dots panels")
+        expect(<size_t> out.shape[0] == n_panels * kLanes, "max_dots out")
+        self.row.max_dots(&rows[0, 0], n, dim, &panels[0, 0, 0], n_panels, &out[0])
+
+    def max_code_dots(self, const int8_t[:, ::1] rows, const float[::1] scales, const int32_t[::1] sums,
+                      const int8_t[:, :, :, ::1] panels, float[::1] out):
+        """out[i] = the largest scaled product of vector i, packed (n_panels, quads, 16, 4), with any of the rows."""
+        cdef size_t n = rows.shape[0], n_quads = panels.shape[1], n_panels = panels.shape[0]
+        expect(<size_t> rows.shape[1] == 4 * n_quads, "max_code_dots rows")
+        expect(<size_t> panels.shape[2] == kLanes and panels.shape[3] == 4, "max_code_dots panels")
+        expect(<size_t> scales.shape[0] == n and <size_t> sums.shape[0] == n, "max_code_dots rows")
+        expect(<size_t> out.shape[0] == n_panels * kLanes, "max_code_dots out")
+        cdef TokenCodes codes
+        codes.codes = &rows[0, 0]
+        codes.scales = &scales[0]
+        codes.sums = &sums[0]
+        self.row.max_code_dots(codes, n, n_quads, &panels[0, 0, 0, 0], n_panels, &out[0])
 
     def nearest_words(self, const float[:, :, ::1] points, const float[:, ::1] words, const float[::1] bias,
                       int32_t[::1] labels, float[::1] scores):

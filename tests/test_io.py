@@ -210,6 +210,16 @@ def test_memory_maps_are_not_read(path):
         read(path, "sample", verify=False)
 
 
+def test_all_arrays_may_be_mapped(path):
+    header, arrays = read(path, "sample")
+    mapped_header, mapped = read(path, "sample", mmap=None)
+    assert mapped_header == header
+    assert list(mapped) == list(arrays)
+    for name, array in mapped.items():
+        np.testing.assert_array_equal(array, arrays[name])
+        assert not array.flags.writeable
+
+
 @pytest.mark.parametrize("mmap", [["rows", "colums"], "rows"])
 def test_mmap_of_unknown_arrays(path, mmap):
     with pytest.raises(ValueError, match=r"mmap: .* which are 'rows', 'none', 'one', got '"):
@@ -617,6 +627,17 @@ def test_file_that_shrinks_while_it_is_read(path, monkeypatch):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "x", "sample")
+
+
+def test_saved_files_are_recognised(tmp_path, path):
+    assert io.is_saved(path)
+    for content in (b"", b"\x89LAN", bytes(100)):
+        (tmp_path / "other").write_bytes(content)
+        assert not io.is_saved(tmp_path / "other")
+    with pytest.raises(FileFormatError, match="expected a regular file"):
+        io.is_saved(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        io.is_saved(tmp_path / "nothing")
 
 
 def test_foreign_files(tmp_path):

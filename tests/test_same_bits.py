@@ -51,6 +51,7 @@ DIGESTS = {
     "plan-stratified": "5a6c5475cb4a22ea",
     "plan-owner": "df4a68663ab99a75",
     "lanes": "0129179be8c927ea",
+    "maxsim": "0138ab68fc0fbe37",
     "graph-l2-f32": "ddb9e455561225c8",
     "graph-ip-f32": "f0e66c3b81fefe8d",
     "graph-cosine-f32": "96bf582f3d29e54e",
@@ -134,6 +135,12 @@ def answers(name: str, base: np.ndarray, queries: np.ndarray, kernels: str, n_th
         some = index.search(queries, 10, ef=30, filter=np.arange(0, 700, 3))
         lane = index.pool(queries, 10, ef=30, lane=1, n_lanes=3)
         return [*found, *found.stats.values(), *some, *some.stats.values(), lane]
+    if kind == "maxsim":
+        index = lw.MaxSim(40, **how).add((base, np.arange(0, 701, 7)))
+        asked = (vectors(90, 40, 4), [0, 1, 17, 49, 90])
+        ids = np.arange(400).reshape(4, 100) * 7 % 101 % 100
+        found = index.rescore(asked, ids, 10)
+        return [index.score(asked, ids), *found, *found.stats.values()]
     if kind == "pq":
         quantizer = lw.ProductQuantizer(40, 8, int(variant), train_iterations=4, **how).train(base)
         return [quantizer.words, quantizer.encode(base)]

@@ -1,8 +1,12 @@
-"""Streams: what a search hands out on its way."""
+"""Streams: what a search hands out on its way, and lanes that score it meanwhile."""
 
+import functools
 import gc
 import heapq
+import signal
 import threading
+import time
+from concurrent.futures import Future
 
 import cases
 import numpy as np
@@ -12,7 +16,8 @@ from cases import assert_same_bytes
 import lanewise as lw
 from lanewise import _native
 from lanewise.graph import NO_LINK, GraphArrays
-from lanewise.lanes import plan, query_keys
+from lanewise.lanes import LaneSearch, StreamSearch, Threads, plan, query_keys, streaming
+from lanewise.streams import Candidates
 
 STORAGES = ("f32", "sq8", "sq4")
 every_metric = pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
@@ -61,7 +66,7 @@ def test_the_pool_is_the_search(rng, metric, storage, kind):
     for ef, k in ((1, 1), (7, 3), (40, 40), (40, 10), (400, 30), (10, 500)):
         for options in ({}, {"filter": some}, {"filter": some[:1]}):
             if storage != "f32" and ef == 40:
-                options = {**options, "rerank": 40}
+                options = {**options, "rerank": (k + ef) // 2}
             expected = [index.search(q, k, ef=ef, **options) for q in Q]
             for sizes in ((1,), (3, 1, 64), (4000,)):
                 for q, wanted in zip(Q, expected, strict=True):
@@ -115,6 +120,7 @@ def test_candidates_come_as_they_are_expanded(rng, k):
             assert len(set(far)) == 300
             steps = list(walk(links, graph.enter, far, ef, set(allowed)))
             stream = index.stream(query, k, ef=ef, filter=list(allowed))
+            assert stream.bound == np.inf, "whatever the search before it left"
             handed, before = [], np.inf
             for stop, (node, best) in enumerate(steps):
                 some = stream.advance(1)
@@ -128,6 +134,7 @@ def test_candidates_come_as_they_are_expanded(rng, k):
                     limits.append(sorted(far[i] for i in handed)[k - 1])
                 assert stream.bound == min(limits, default=np.inf) <= before
                 before = stream.bound
+                index.search(query, ef, ef=ef, n_threads=1)
                 early = index.stream(query, k, ef=ef, filter=list(allowed))
                 early.advance(stop + 1)
                 ids = early.finish(early=True).ids[0].tolist()
@@ -194,19 +201,23 @@ def test_one_thread_at_a_time():
         np.zeros(n + 1, dtype=np.uint32), np.empty((0, 2), dtype=np.uint32), None, None,
     )  # fmt: skip
     native = graph.native()
-    stream = _native.GraphStream(native, cases.BEST, np.zeros(1, np.float32), 5, n, n, None)
     out = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.int64)
-    thread = threading.Thread(target=stream.advance, args=(n, *out))
-    thread.start()
-    refused = 0
-    while thread.is_alive():
-        try:
-            stream.bound()
-        except ValueError:
-            refused += 1
-    thread.join()
+    for _ in range(100):
+        # On a busy machine a walk may be over before anybody looks.
+        stream = _native.GraphStream(native, cases.BEST, np.zeros(1, np.float32), 5, n, n, None)
+        thread = threading.Thread(target=stream.advance, args=(n, *out))
+        thread.start()
+        refused = 0
+        while thread.is_alive():
+            try:
+                stream.bound()
+            except ValueError:
+                refused += 1
+        thread.join()
+        assert out[1].tolist() == list(range(n))
+        if refused > 0:
+            break
     assert refused > 0
-    assert out[1].tolist() == list(range(n))
     answers = np.empty(5, np.float32), np.empty(5, np.int64), np.empty(4, np.uint64)
     stream.answer(*answers)
     assert answers[1].tolist() == [0, 1, 2, 3, 4]
@@ -274,3 +285,541 @@ def test_a_closed_stream_says_so(rng):
         for call in (lambda: closed.advance(1), closed.finish):  # noqa: B023
             with pytest.raises(ValueError, match=r"^stream: expected an open one"):
                 call()
+
+
+# ------------------------------------------------------------------------------------- the lanes
+
+
+def pairs(some):
+    return list(zip(some.ids.tolist(), some.distances.tolist(), strict=True))
+
+
+class Recorder:
+    """An executor that writes down what it is asked for."""
+
+    def __init__(self, executor):
+        self.executor = executor
+        self.asked = []
+
+    def submit(self, lane, queries, ids):
+        self.asked.append((lane, ids[0].tolist()))
+        return self.executor.submit(lane, queries, ids)
+
+    def close(self):
+        self.executor.close()
+
+
+class AtOnce:
+    """Whose answers are there when it is asked."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def submit(self, lane, queries, ids):
+        future = Future()
+        future.set_result(self.score(queries, ids))
+        return future
+
+    def close(self):
+        pass
+
+
+def scored_by(index):
+    """Exact distances, as an executor in this thread gives them."""
+    rows = np.asarray(index.rows)
+    place = {i: row for row, i in enumerate(index.ids.tolist())}
+
+    def score(queries, ids):
+        chosen = rows[[place.get(i, 0) for i in ids[0].tolist()]]
+        return ((chosen - queries[0]) ** 2).sum(axis=1, dtype=np.float32)[np.newaxis]
+
+    return score
+
+
+def expected_answer(index, score, q, k, k_pool, n_lanes, key=None, **options):
+    """The same trip in two steps, every lane with room for the whole pool."""
+    return LaneSearch(
+        lambda Q, _: index.pool(Q, k_pool, **options),
+        AtOnce(score),
+        n_lanes=n_lanes,
+        k_lane=k_pool,
+        scheme="owner",
+        key=key,
+    ).search(q, k)
+
+
+@pytest.mark.parametrize("way", ["at once", "threads", "random", "async"])
+@pytest.mark.parametrize("n_lanes", [1, 3, 7])
+def test_the_answer_is_that_of_the_whole_pool(rng, way, n_lanes):
+    index, Q = make(rng)
+    score = scored_by(index)
+    patience = np.random.default_rng(5)
+
+    def one(query, ids):
+        if way == "random":
+            time.sleep(patience.random() * 2e-4)
+        return score(query[np.newaxis], ids[np.newaxis])[0]
+
+    async def later(query, ids):
+        return one(query, ids)
+
+    for queue, step, k_pool, ef in ((1, 1, 30, 30), (2, 5, 30, 60), (50, 3, 60, 60)):
+        inner = AtOnce(score) if way == "at once" else lw.lanes.Async(later)
+        recorder = Recorder(inner if way in ("at once", "async") else Threads(one))
+        with StreamSearch(
+            functools.partial(index.stream, ef=ef),
+            recorder,
+            n_lanes=n_lanes,
+            k_pool=k_pool,
+            queue=queue,
+            step=step,
+        ) as search:
+            for q in Q:
+                recorder.asked.clear()
+                got = search.search(q, 7)
+                expected = expected_answer(index, score, q, 7, k_pool, n_lanes, ef=ef)
+                assert_same_bytes(tuple(got), tuple(expected))
+                assert_same_bytes(got.pool, index.pool(q, k_pool, ef=ef))
+                check_trip(got, recorder.asked, index, q, queue, step, n_lanes)
+
+
+def check_trip(got, asked, index, q, queue, step, n_lanes):
+    """What the result says is what the executor saw."""
+    owners = index.stream(q, 1, n_lanes=n_lanes).owners
+    pool = got.pool[0]
+    ids = [i for _, some in asked for i in some]
+    assert len(set(ids)) == len(ids), "nothing is scored twice"
+    for lane, some in asked:
+        assert (owners.of(np.array(some)) == lane).all()
+    assert_same_bytes(got.pool_lanes[0], owners.of(pool))
+    assert got.scored.tolist() == [len(ids)]
+    wasted = len(set(ids) - set(pool.tolist()))
+    assert got.wasted.tolist() == [wasted]
+    assert got.waste.tolist() == [wasted / len(ids)]
+    assert len(ids) - wasted == (pool >= 0).sum()
+    assert wasted <= got.early[0] <= len(ids)
+    assert got.coverage.tolist() == [1]
+    assert got.complete.tolist() == [True]
+    assert 1 <= got.most_waiting[0] <= n_lanes * queue
+    assert got.pool_scored.tolist() == (pool >= 0)[np.newaxis].tolist()
+    scores = dict(zip(got.ids[0].tolist(), got.distances[0].tolist(), strict=True))
+    named = dict(zip(pool.tolist(), got.pool_distances[0].tolist(), strict=True))
+    assert scores.items() <= named.items()
+    times = [got.time_to_first_candidate, got.time_to_first_score, got.seconds]
+    assert 0 < times[0][0] <= times[1][0] <= times[2][0]
+    assert 0 < got.pool_seconds[0] <= times[2][0]
+
+
+def test_lanes_begin_when_the_walk_turns(rng):
+    """Where scores come at once they score all that is expanded from then on, up to the bound."""
+    index, Q = make(rng)
+    wasted = 0
+    for q in Q:
+        recorder = Recorder(AtOnce(scored_by(index)))
+        search = StreamSearch(functools.partial(index.stream, ef=40), recorder, k_pool=40, step=1)
+        got = search.search(q)
+        stream, early, turned, met = index.stream(q, 40, ef=40), [], False, []
+        for size in (4, 2, 2, 8, 16, 32, 64):
+            met += pairs(stream.advance(size))
+            if not turned:
+                met = met[min(range(len(met)), key=lambda i: met[i][1]) :]
+                turned = len(met) > 1
+            if turned:
+                early += [i for i, far in met if far <= stream.bound]
+                met = []
+        assert stream.ended
+        assert got.early[0] == len(early) > 20
+        asked = [i for _, ids in recorder.asked for i in ids]
+        assert sorted(asked[: len(early)]) == sorted(early)
+        assert set(asked) == {*early, *got.pool[0].tolist()}
+        wasted += got.wasted[0]
+    assert wasted < 0.1 * 40 * len(Q)
+
+
+class Late:
+    """Answers nothing until the pool is dealt."""
+
+    def __init__(self, score):
+        self.score = score
+        self.held, self.asked, self.dealt = [], [], False
+
+    def answer(self, lane):
+        """Answer the last call of a lane."""
+        future, _, ids = self.held[max(i for i, (r, _) in enumerate(self.asked) if r == lane)]
+        future.set_result(self.score(None, ids))
+
+    def release(self):
+        self.dealt = True
+        for future, queries, ids in self.held:
+            future.set_result(self.score(queries, ids))
+
+    def submit(self, lane, queries, ids):
+        self.asked.append((lane, ids[0].tolist()))
+        if self.dealt:
+            return AtOnce(self.score).submit(lane, queries, ids)
+        self.held.append((Future(), queries, ids))
+        return self.held[-1][0]
+
+    def close(self):
+        pass
+
+
+def offered(distances, lanes=None):
+    lanes = [0] * len(distances) if lanes is None else lanes
+    ids = [round(10 * distance) for distance in distances]
+    return Candidates(np.array(ids), np.float32(distances), np.array(lanes, np.int32))
+
+
+def test_a_queue_keeps_the_nearest():
+    """As many as it may, none beyond the bound."""
+    held = Late(lambda _, ids: ids * 0.1)
+    flight = streaming._Flight(held, [None], 2, 3, 1, None)
+
+    def waits(*distances):
+        assert [far for far, _ in flight.waiting[0]] == pytest.approx(distances)
+
+    flight.offer(offered([9.0, 8.0]), np.inf)
+    assert held.asked == [], "the walk may still come nearer"
+    flight.offer(offered([3.0, 5.0]), np.inf)
+    assert held.asked == [(0, [30])]
+    waits(5)
+    flight.offer(offered([7.0, 6.0, 4.0, 8.0]), np.inf)
+    waits(4, 5, 6)
+    flight.offer(offered([1.0, 2.0, 3.5, 1.5], [1, 1, 1, 1]), np.inf)
+    assert held.asked == [(0, [30]), (1, [10])]
+    # All queues are full: who is nearer than any that waits still gets in.
+    flight.offer(offered([5.5, 3.2, 5.8], [0, 1, 1]), np.inf)
+    waits(4, 5, 5.5)
+    assert flight.most_waiting == 6
+    flight.offer(offered([4.5]), 4.7)
+    waits(4, 4.5, 5)
+    held.answer(0)
+    assert held.asked[2:] == [(0, [40])]
+    waits(4.5)
+    flight.offer(offered([]), 4.1)
+    held.answer(0)
+    assert len(held.asked) == 3, "what waits is beyond the bound"
+    flight.deal(np.array([30, 40, 45, 99, -1]), np.array([0, 0, 0, 0, -1], np.int32))
+    assert held.asked[3:] == [(0, [45, 99])]
+    held.answer(0)
+    held.answer(1)
+    flight.wait()
+    assert sorted(flight.scores) == [10, 30, 40, 45, 99]
+    flight.stop()
+
+
+@pytest.fixture
+def late(monkeypatch):
+    wait = streaming._Flight.wait
+
+    def released(flight):
+        flight.executor.release()
+        wait(flight)
+
+    monkeypatch.setattr(streaming._Flight, "wait", released)
+    return Late
+
+
+@pytest.mark.parametrize("queue", [1, 3])
+def test_slow_lanes_waste_little_and_hold_little(rng, late, queue):
+    index, Q = make(rng, n=600)
+    stream = functools.partial(index.stream, ef=80)
+    for q in Q:
+        held = late(scored_by(index))
+        search = StreamSearch(stream, held, n_lanes=4, k_pool=80, queue=queue, step=2)
+        got = search.search(q, 80)
+        assert got.ids[0].tolist() == index.pool(q, 80, ef=80)[0].tolist()
+        # One call of each lane was in flight; each has one more, for all that is left.
+        assert len(held.held) == 4
+        assert len(held.asked) == 8
+        sizes = [len(ids) for _, ids in held.asked]
+        assert max(sizes[:4]) <= 2
+        assert got.early[0] == sum(sizes[:4])
+        assert got.most_waiting[0] == 4 * queue
+        check_trip(got, held.asked, index, q, queue, 2, 4)
+
+
+def test_the_nearest_goes_first(rng, late):
+    """Out of a queue, and out of the pool: what a deadline leaves is the least likely."""
+    index, Q = make(rng, n=600)
+    for q in Q:
+        held = late(scored_by(index))
+        stream = functools.partial(index.stream, ef=80)
+        search = StreamSearch(stream, held, n_lanes=1, k_pool=80, queue=9, step=3, deadline=60.0)
+        got = search.search(q, 10)
+        first, *others = (ids for _, ids in held.asked)
+        asked = [i for ids in others for i in ids]
+        pool = got.pool[0].tolist()
+        assert asked == [i for i in pool if i not in first]
+        assert max(len(ids) for ids in others) == 3
+        assert got.complete[0]
+
+
+@pytest.mark.parametrize("fault", ["raises", "shape", "nan", "text", "submit"])
+def test_an_error_of_a_scorer_is_raised(rng, fault):
+    index, Q = make(rng)
+    release = threading.Event()
+
+    def one(query, ids):
+        if len(calls) > 5:
+            if fault == "raises":
+                raise RuntimeError("no more")
+            return {"shape": np.zeros(len(ids) + 1), "nan": ids * np.nan, "text": ["?"] * len(ids)}[
+                fault
+            ]
+        calls.append(ids)
+        return ids * 1.0
+
+    class Failing(Threads):
+        def submit(self, lane, queries, ids):
+            calls.append(ids)
+            if fault == "submit" and len(calls) > 3:
+                raise RuntimeError("no more")
+            return super().submit(lane, queries, ids)
+
+    calls = []
+    error = {"raises": RuntimeError, "submit": RuntimeError, "text": TypeError}.get(
+        fault, ValueError
+    )
+    words = "no more" if error is RuntimeError else "^scorer: expected"
+    scorer = Failing(lambda query, ids: ids * 1.0) if fault == "submit" else one
+    for _ in range(2):
+        calls.clear()
+        with (
+            StreamSearch(index, scorer, k_pool=60, step=1, deadline=60.0) as search,
+            pytest.raises(error, match=words),
+        ):
+            search.search(Q[:1])
+    release.set()
+    calls.clear()
+    assert StreamSearch(index, lambda query, ids: ids * 1.0).search(Q).complete.all()
+    assert_no_threads()
+
+
+def assert_no_threads():
+    for thread in threading.enumerate():
+        if thread.name.startswith("lanewise-lane"):
+            gc.collect()
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_lane_that_never_answers_is_not_waited_for(rng):
+    index, Q = make(rng)
+    release = threading.Event()
+
+    def stuck(query, ids):
+        if lane_of(query, ids) == 2:
+            release.wait(60)
+        return scored_by(index)(query[np.newaxis], ids[np.newaxis])[0]
+
+    def lane_of(query, ids):
+        return index.stream(query, 1, n_lanes=4).owners.of(ids)[0]
+
+    with StreamSearch(index, stuck, k_pool=50, step=2) as search:
+        got = search.search(Q[:2], 10, deadline=1.0)
+        mine = got.pool_lanes == 2
+        assert (got.pool_scored == ~mine).all()
+        assert not got.complete.any()
+        assert (got.coverage == (~mine).mean(axis=1)).all()
+        for q in range(2):
+            left = got.pool[q][~mine[q]]
+            assert got.ids[q].tolist() == left[:10].tolist()
+        release.set()
+        assert search.search(Q[:2], 10).complete.all()
+    assert_no_threads()
+
+
+def test_what_comes_late_is_called_off(rng):
+    index, Q = make(rng)
+    held = Late(scored_by(index))
+    search = StreamSearch(index, held, k_pool=30, step=1, deadline=0.05)
+    got = search.search(Q[0], 3)
+    assert got.early[0] > 0
+    assert got.scored[0] == 0
+    assert (got.ids == -1).all()
+    assert all(future.cancelled() for future, _, _ in held.held)
+
+
+def test_what_comes_late_does_not_count(rng):
+    """Not even if it comes when it is called off."""
+    index, Q = make(rng)
+
+    class Stubborn(Future):
+        def cancel(self):
+            self.set_result(np.zeros((1, self.width)))
+            return False
+
+    class Executor(AtOnce):
+        def submit(self, lane, queries, ids):
+            future = Stubborn()
+            future.width = ids.shape[1]
+            return future
+
+    got = StreamSearch(index, Executor(None), k_pool=30, deadline=0.05).search(Q[0], 3)
+    assert got.early[0] > 0
+    assert got.scored[0] == got.pool_scored.sum() == 0
+    assert (got.ids == -1).all()
+
+
+def test_nothing_is_asked_after_the_search(rng):
+    """An executor that is closed then stays so: whoever is just asking it is waited for."""
+    index, Q = make(rng)
+    entered, closed, asked_after = threading.Event(), threading.Event(), []
+
+    class Slow(Threads):
+        def submit(self, lane, queries, ids):
+            if threading.current_thread() is not threading.main_thread():
+                entered.set()
+                time.sleep(0.2)
+                asked_after.append(closed.is_set())
+            return super().submit(lane, queries, ids)
+
+    def one(query, ids):
+        if index.stream(query, 1, n_lanes=2).owners.of(ids)[0] == 1:
+            entered.wait(60)
+            raise RuntimeError("no more")
+        return ids * 1.0
+
+    executor = Slow(one)
+    search = StreamSearch(index, executor, n_lanes=2, step=1, k_pool=60, deadline=60.0)
+    with pytest.raises(RuntimeError, match="no more"):
+        search.search(Q[0])
+    closed.set()
+    search.close()
+    time.sleep(0.25)
+    assert asked_after == [False]
+    assert_no_threads()
+
+
+def test_no_time_at_all(rng):
+    index, Q = make(rng)
+    with StreamSearch(index, scored_by_one(index), k_pool=20) as search:
+        got = search.search(Q, 3, deadline=0.0)
+        assert (got.ids == -1).all()
+        assert (got.scored == 0).all()
+        assert not got.complete.any()
+        assert np.isnan(got.time_to_first_score).all()
+        assert (got.coverage < 1).all()
+        assert search.search(Q, 3, deadline=np.inf).complete.all()
+    assert_no_threads()
+
+
+def scored_by_one(index):
+    score = scored_by(index)
+    return lambda query, ids: score(query[np.newaxis], ids[np.newaxis])[0]
+
+
+def test_a_short_time_cuts_the_walk(rng):
+    """Then the pool is what was found so far."""
+    index, Q = make(rng)
+
+    def slow(*arguments, **named):
+        stream = index.stream(*arguments, ef=300, **named)
+        advance = stream.advance
+
+        def advanced(n):
+            time.sleep(0.02)
+            return advance(n)
+
+        stream.advance = advanced
+        return stream
+
+    search = StreamSearch(slow, AtOnce(scored_by(index)), k_pool=200, deadline=0.05)
+    got = search.search(Q[0], 5)
+    assert not got.complete[0]
+    assert 0 < got.stats["expanded"][0] <= 4 + 2 + 2
+    assert (got.pool[0] >= 0).sum() < 200
+    assert got.ids[0, 0] >= 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an alarm of the system")
+def test_ctrl_c_ends_it(rng):
+    index, Q = make(rng)
+    release = threading.Event()
+
+    def stuck(query, ids):
+        release.wait(60)
+        return ids * 1.0
+
+    def alarm(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with StreamSearch(index, stuck) as search:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                search.search(Q)
+            release.set()
+            assert search.search(Q).complete.all()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        release.set()
+    assert_no_threads()
+
+
+def test_a_payload_goes_to_the_scorer(rng):
+    index, Q = make(rng)
+    texts = [f"query {i}" for i in range(len(Q))]
+    seen = set()
+
+    def one(query, ids):
+        seen.add(query)
+        return ids * (1.0 if query.endswith("3") else -1.0)
+
+    with StreamSearch(index, one, k_pool=20) as search:
+        got = search.search(Q, 4, payload=texts)
+        assert seen == set(texts)
+        for i, pool in enumerate(np.sort(got.pool, axis=1)):
+            assert got.ids[i].tolist() == (pool[:4] if i == 3 else pool[::-1][:4]).tolist()
+        with pytest.raises(ValueError, match=r"^payload: expected 8"):
+            search.search(Q, payload=texts[:2])
+
+
+def test_nobody_asks(rng):
+    index, Q = make(rng)
+    with StreamSearch(index, scored_by_one(index), k_pool=20, key=7) as search:
+        none = search.search(Q[:0], 3)
+        assert none.ids.shape == none.distances.shape == (0, 3)
+        assert none.pool.shape == (0, 20)
+        assert none.coverage.shape == none.waste.shape == (0,)
+        assert search.search(Q[0], 0).ids.shape == (1, 0)
+        more = search.search(Q[0], 30)
+        assert (more.ids[0] >= 0).sum() == 20
+        assert_same_bytes(
+            more.pool_lanes[0], index.stream(Q[0], 1, n_lanes=4, key=7).owners.of(more.pool[0])
+        )
+        assert repr(search) == "StreamSearch(n_lanes=4, k_pool=20, queue=16)"
+    empty = lw.HNSW._made(
+        cases.nearest_graph(np.empty((0, 15), np.float32)), "f32", None, None, None
+    )
+    got = StreamSearch(empty, scored_by_one(index)).search(Q, 2)
+    assert (got.ids == -1).all()
+    assert got.complete.all()
+    assert (got.waste == 0).all()
+
+
+SEARCH = [
+    ({"index": 3}, TypeError, "index"),
+    ({"scorer": 3}, TypeError, "scorer"),
+    ({"n_lanes": 0}, ValueError, "n_lanes"),
+    ({"k_pool": 0}, ValueError, "k_pool"),
+    ({"queue": 0}, ValueError, "queue"),
+    ({"step": 0}, ValueError, "step"),
+    ({"key": b"short"}, ValueError, "key"),
+    ({"deadline": -1}, ValueError, "deadline"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "name"), SEARCH)
+def test_wrong_searches_are_named(rng, options, error, name):
+    index, Q = make(rng, n=60)
+    with pytest.raises(error, match=f"^{name}: "):
+        StreamSearch(**{"index": index, "scorer": lambda q, ids: ids, **options})
+    search = StreamSearch(lambda *_, **__: [1, 2], lambda q, ids: ids)
+    with pytest.raises(TypeError, match=r"^index: expected a CandidateStream"):
+        search.search(Q)
+    for wrong, words in ((Q[:, :5], "queries"), (Q * np.nan, "queries")):
+        with pytest.raises(ValueError, match=f"^{words}: "):
+            StreamSearch(index, lambda q, ids: ids).search(wrong)

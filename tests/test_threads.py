@@ -370,6 +370,19 @@ def test_ctrl_c_stops_scoring(rng):
 
 
 @needs_timer
+@pytest.mark.parametrize("method", ["score", "rescore"])
+def test_ctrl_c_stops_late_interaction(rng, method):
+    documents = rng.standard_normal((400, 60, 64), dtype=np.float32)
+    index = lw.MaxSim(64, kernels="scalar", n_threads=2).add(documents)
+    ids = np.tile(np.arange(400), (300, 1))
+    queries = documents[:300, :30]
+    expected = index.score(queries[:3], ids[:3, :10])
+    with ctrl_c_inside_a_call(), pytest.raises(KeyboardInterrupt):
+        getattr(index, method)(queries, ids)
+    assert_same_bytes(index.score(queries[:3], ids[:3, :10]), expected)
+
+
+@needs_timer
 @pytest.mark.parametrize(
     ("storage", "rotation", "n", "dim"), [("f32", "fwht", 6000, 4095), ("sq8", "pca", 8000, 256)]
 )

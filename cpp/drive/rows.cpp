@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "float_mode.h"
 
@@ -55,6 +54,16 @@ bool score_lists(const Kernels& kernels, Metric metric, const float* queries, st
       out[i] = list[i] >= 0 ? scores[next++] : std::numeric_limits<float>::infinity();
     }
   });
+}
+
+std::vector<std::int64_t> named_once(const std::int64_t* ids, std::size_t n) {
+  std::vector<std::int64_t> named(ids, ids + n);
+  std::erase(named, -1);
+  std::vector<std::int64_t> seen = named;
+  std::sort(seen.begin(), seen.end());
+  if (std::adjacent_find(seen.begin(), seen.end()) == seen.end()) return named;
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  return seen;
 }
 
 double squared_norms(const Rows& rows, std::size_t n, std::size_t dim, double* out) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <vector>
 
 #include "../kernels.h"
 #include "threads.h"
@@ -72,6 +73,9 @@ void score_rows(const Kernels& kernels, Metric metric, const float* query, const
 [[nodiscard]] bool score_lists(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries,
                                const Rows& rows, std::size_t dim, const std::int64_t* ids, std::size_t n_ids,
                                float* distances, std::size_t n_threads, const Interrupt& interrupt);
+
+// Those of n ids that are not -1, each once: in their order, or ascending if one is named twice.
+std::vector<std::int64_t> named_once(const std::int64_t* ids, std::size_t n);
 
 // Squared lengths in double, in a fixed order. Returns the largest, NaN if there is one.
 double squared_norms(const Rows& rows, std::size_t n, std::size_t dim, double* out);

@@ -49,15 +49,8 @@ bool rescore(const Kernels& kernels, const Store& store, const float* queries, s
   return parallel_for(n_queries, n_threads, interrupt, [&](std::size_t q, std::size_t) {
     const float* const query = queries + q * store.dim;
     Search search{TopK(k), {}, {}};
-    std::vector<std::int64_t> named(rows + q * n_ids, rows + (q + 1) * n_ids);
-    std::erase(named, -1);
     // Named twice, a row would take two places.
-    std::vector<std::int64_t> seen = named;
-    std::sort(seen.begin(), seen.end());
-    if (std::adjacent_find(seen.begin(), seen.end()) != seen.end()) {
-      seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-      named = seen;
-    }
+    const std::vector<std::int64_t> named = named_once(rows + q * n_ids, n_ids);
     search.stats.candidates = named.size();
     for (std::size_t first = 0; first < named.size(); first += kSettledTogether) {
       settle_near(kernels, store, query, named.data() + first, std::min(kSettledTogether, named.size() - first),

@@ -8,6 +8,8 @@ Where to find what
 `HierarchicalKMeans`  k-means in two levels, for very many clusters
 `ProductQuantizer`  vectors as the code words of their sub-vectors
 `HNSW`            search of a graph that hnswlib built
+`MaxSim`          late interaction: documents and queries of many vectors each
+`RowsOnDisk`      exact distances to rows that stay in a file, within a budget of memory
 `LaneSearch`      coordination-free lanes over such candidates; `lanes.plan`, `merge`
 `RandomRotation`  the rotation under the scan
 `datasets`        vectors from files
@@ -26,6 +28,8 @@ from lanewise.hnsw import HNSW
 from lanewise.ivf import IVF
 from lanewise.ivfpq import IVFPQ
 from lanewise.lanes import LaneSearch, merge
+from lanewise.maxsim import MaxSim
+from lanewise.ondisk import RowsOnDisk
 from lanewise.pq import ProductQuantizer
 from lanewise.result import RangeResult, SearchResult
 from lanewise.rotation import RandomRotation
@@ -40,9 +44,11 @@ __all__ = [
     "HierarchicalKMeans",
     "KMeans",
     "LaneSearch",
+    "MaxSim",
     "ProductQuantizer",
     "RandomRotation",
     "RangeResult",
+    "RowsOnDisk",
     "SearchResult",
     "datasets",
     "io",

@@ -94,6 +94,10 @@ class Kernels:
         near: _I32,
         ids: _U32 | None = None,
     ) -> None: ...
+    def max_dots(self, rows: _F32, panels: _F32, out: _F32) -> None: ...
+    def max_code_dots(
+        self, rows: _I8, scales: _F32, sums: _I32, panels: _I8, out: _F32
+    ) -> None: ...
     def nearest_words(
         self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
     ) -> None: ...
@@ -379,5 +383,75 @@ class GraphStream:
     def ended(self) -> bool: ...
     def bound(self) -> float: ...
     def answer(self, distances: _F32, ids: _I64, stats: _U64) -> None: ...
+
+def code_tokens(
+    tokens: _F32,
+    codes: _I8,
+    scales: _F32,
+    sums: _I32,
+    lengths: _F64,
+    residuals: _F64,
+    n_threads: int,
+) -> None: ...
+
+@disjoint_base
+class Documents:
+    def __init__(
+        self,
+        tokens: _F32,
+        begin: _I64,
+        codes: _I8,
+        scales: _F32,
+        sums: _I32,
+        longest: _F64,
+        residuals: _F64,
+        first_document: int = 0,
+    ) -> None: ...
+    def score(
+        self,
+        kernels: Kernels,
+        tokens: _F32,
+        begin: _I64,
+        ids: _I64,
+        distances: _F32,
+        n_threads: int,
+    ) -> None: ...
+    def rescore(
+        self,
+        kernels: Kernels,
+        tokens: _F32,
+        begin: _I64,
+        ids: _I64,
+        distances: _F32,
+        found: _I64,
+        stats: _U64,
+        n_threads: int,
+    ) -> None: ...
+
+@disjoint_base
+class RowFile:
+    def __init__(
+        self,
+        descriptor: int,
+        offset: int,
+        n: int,
+        dim: int,
+        numbers: str,
+        unit: bool,
+        cache_bytes: int,
+    ) -> None: ...
+    def score(
+        self,
+        kernels: Kernels,
+        metric: str,
+        queries: _F32,
+        ids: _I64,
+        distances: _F32,
+        n_threads: int,
+    ) -> tuple[str, int, int] | None: ...
+    @property
+    def bytes_read(self) -> int: ...
+    @property
+    def resident_bytes(self) -> int | None: ...
 
 def split_lists(lists: _U8, block_bytes: int, n_blocks: _U32, blocks: _U8) -> bool: ...

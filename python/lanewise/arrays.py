@@ -221,6 +221,43 @@ def as_vector_ids(
     return np.require(array, np.int64, ["C", "A"])
 
 
+def as_id_lists(
+    x: Any, name: str, n_queries: int, *, upper: int | None = None
+) -> npt.NDArray[np.int64]:
+    """Return ids for each query, -1 for none, as a C-contiguous int64 matrix.
+
+    Parameters
+    ----------
+    x : array-like of integers, shape (n_queries, m) or (m,)
+        One list is for a single query.
+    name : str
+        Name of the argument, for error messages.
+    n_queries : int
+    upper : int, optional
+        Ids must be less than this.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_queries, m)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `as_vector_ids` does, or if there is not one list for each query.
+
+    Examples
+    --------
+    >>> as_id_lists([2, -1], "ids", 1)
+    array([[ 2, -1]])
+    """
+    single = np.ndim(x) == 1
+    ids = as_vector_ids(x, name, ndim=1 if single else 2, upper=upper, allow_missing=True)
+    ids = ids[np.newaxis] if single else ids
+    if len(ids) != n_queries:
+        raise ValueError(f"{name}: expected {n_queries} rows, one for each query, got {len(ids)}")
+    return ids
+
+
 def as_row_mask(x: Any, name: str, n: int) -> npt.NDArray[np.bool_] | None:
     """Return a filter that says of each of n rows whether it may be answered.
 
@@ -275,6 +312,37 @@ def packed_bits(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     padded = np.zeros(-(-len(mask) // 64) * 64, dtype=np.bool_)
     padded[: len(mask)] = mask
     return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64)
+
+
+def unpacked_bits(words: npt.NDArray[np.uint64], n: int) -> npt.NDArray[np.bool_]:
+    """Unpack the first n booleans of what `packed_bits` packed.
+
+    Examples
+    --------
+    >>> unpacked_bits(np.array([5], dtype=np.uint64), 3)
+    array([ True, False,  True])
+    """
+    octets = words.astype("<u8").view(np.uint8)
+    return np.unpackbits(octets, bitorder="little")[:n].astype(np.bool_)
+
+
+def with_room(
+    array: npt.NDArray[Any], n_used: int, n: int, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Return an array of the type that has room for n and can be written: itself, or a copy.
+
+    Examples
+    --------
+    >>> with_room(np.arange(4), 2, 3, np.dtype(np.int64)).tolist()
+    [0, 1, 2, 3]
+    >>> len(with_room(np.arange(4), 4, 5, np.dtype(np.int64)))
+    6
+    """
+    if n <= len(array) and array.flags.writeable and array.dtype == dtype:
+        return array
+    longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=dtype)
+    longer[:n_used] = array[:n_used]
+    return longer
 
 
 def as_ndarray(x: Any, name: str) -> npt.NDArray[Any]:

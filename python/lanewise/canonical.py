@@ -9,12 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise import _native
-from lanewise.arrays import Numbers
+from lanewise.arrays import Numbers, as_queries
 
-__all__ = ["as_they_are", "check_lengths", "normalized"]
+__all__ = [
+    "MAX_LENGTH",
+    "as_they_are",
+    "canonical_queries",
+    "check_lengths",
+    "normalized",
+    "squared_lengths",
+]
 
 # Squared distances between two accepted vectors are at most half of the largest float32.
 _MAX_NORM2 = float(np.finfo(np.float32).max) / 8
+MAX_LENGTH = math.sqrt(_MAX_NORM2)
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -36,17 +44,31 @@ def as_they_are(queries: Any, dim: int) -> npt.NDArray[np.float32] | None:
     return rows if largest <= _MAX_NORM2 else None
 
 
+def canonical_queries(queries: Any, dim: int, metric: str) -> npt.NDArray[np.float32]:
+    """Validate queries; return them as they are scored."""
+    rows = as_they_are(queries, dim)
+    if rows is None:
+        rows = as_queries(queries, "queries", dim)
+        if metric != "cosine":
+            check_lengths(rows, "queries")
+    return normalized(rows) if metric == "cosine" else rows
+
+
 def check_lengths(X: Numbers, name: str) -> float:
     """Return the largest squared length, or raise ValueError if a distance could overflow."""
+    return float(squared_lengths(X, name).max(initial=0.0))
+
+
+def squared_lengths(X: Numbers, name: str) -> npt.NDArray[np.float64]:
+    """Return the squared lengths, or raise ValueError if a distance could overflow."""
     norms2 = np.empty(len(X), dtype=np.float64)
-    largest = _native.squared_norms(X, norms2)
-    if largest > _MAX_NORM2:
+    if _native.squared_norms(X, norms2) > _MAX_NORM2:
         row = int(np.argmax(norms2 > _MAX_NORM2))
         raise ValueError(
-            f"{name}: expected vectors no longer than {math.sqrt(_MAX_NORM2):.3g}, so that "
+            f"{name}: expected vectors no longer than {MAX_LENGTH:.3g}, so that "
             f"distances stay finite, got length {math.sqrt(norms2[row]):.3g} in row {row}"
         )
-    return largest
+    return norms2
 
 
 def normalized(X: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import importlib.metadata
 import logging
+import math
 import os
 import platform
 import shutil
@@ -15,13 +17,16 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from lanewise.lanes.compare import Budget, Problem
+    from lanewise.lanes.planning import Setting
 
 __all__ = ["machine_facts", "main"]
 
@@ -34,6 +39,8 @@ _EXTRAS = {
     "hdf5": ("h5py",),
     "fetch": ("pooch", "h5py"),
     "lanes": ("hnswlib", "rich", "matplotlib"),
+    "telemetry": ("prometheus-client",),
+    "tracing": ("opentelemetry-api",),
 }
 
 
@@ -66,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
-        command = {"lanes": _lanes, "info": _info}[arguments.command]
+        command = {"lanes": _lanes, "replay": _replay, "info": _info}[arguments.command]
         command(arguments)
         sys.stdout.flush()
     except SystemExit as done:
@@ -147,6 +154,41 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="default: all that the process may use; only times depend on it",
     )
+    lanes.add_argument(
+        "--advise",
+        action="store_true",
+        help="only say which setting the break-even law recommends, from --on-time and the data, "
+        "or from the query log --log",
+    )
+    lanes.add_argument(
+        "--on-time", metavar="SHARE", type=_share, help="with --advise: share of lanes on time"
+    )
+    lanes.add_argument("--log", metavar="FILE", help="with --advise: a query log, see replay")
+    replay = commands.add_parser(
+        "replay",
+        help="predict what other settings would have found for a query log",
+        description="Predict what other settings would have found for the queries of a log: plans "
+        "are made again, lanes are drawn from the logged ones, scores are the logged ones.",
+    )
+    replay.add_argument("file", metavar="LOG", help="a query log, see lanewise.lanes.QueryLog")
+    replay.add_argument(
+        "--set",
+        metavar="NAME=VALUE,...",
+        action="append",
+        dest="settings",
+        help="a setting: n_lanes, k_lane, alpha, head, scheme, those of the log where left out; "
+        "may be repeated (default: the ones that --advise considers)",
+    )
+    replay.add_argument(
+        "-k", metavar="N", type=_positive, help="length of an answer (default: as logged)"
+    )
+    replay.add_argument(
+        "--draws", metavar="N", type=_positive, default=16, help="replays of a query (default: 16)"
+    )
+    replay.add_argument(
+        "--deadline", metavar="SECONDS", type=_seconds, help="that lanes had (default: not known)"
+    )
+    replay.add_argument("--seed", metavar="N", type=_seed, default=0, help="default: 0")
     return parser
 
 
@@ -156,6 +198,25 @@ def _positive(text: str) -> int:
 
 def _seed(text: str) -> int:
     return _number(text, 0)
+
+
+def _share(text: str) -> float:
+    return _real(text, 1.0)
+
+
+def _seconds(text: str) -> float:
+    return _real(text, math.inf)
+
+
+def _real(text: str, high: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= high or math.isinf(number):
+        bounds = "from 0 to 1" if high == 1 else "of at least 0"
+        raise argparse.ArgumentTypeError(f"expected a number {bounds}, got {text!r}")
+    return number
 
 
 def _number(text: str, low: int) -> int:
@@ -188,13 +249,18 @@ def _describe_os_error(error: OSError) -> str:
 
 
 def _lanes(arguments: argparse.Namespace) -> None:
+    if arguments.advise:
+        _advise(arguments)
+        return
+    for name in ("on_time", "log"):
+        if getattr(arguments, name) is not None:
+            raise _UserError(f"--{name.replace('_', '-')}: expected --advise with it")
     started = time.perf_counter()
     indexes = _indexes(arguments.index)
     _require("rich", "matplotlib", *(["hnswlib"] if "hnsw" in indexes else []))
     # It reports on stderr that it builds its font cache, once.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
-    from lanewise import datasets
     from lanewise.lanes import compare, report
     from lanewise.progress import bars
 
@@ -202,19 +268,7 @@ def _lanes(arguments: argparse.Namespace) -> None:
         budget = compare.Budget(arguments.lanes, arguments.k_lane, arguments.k)
         facts = machine_facts(arguments.threads)
         out = _writable_folder(arguments.out, arguments.data)
-        if arguments.data is None:
-            data = datasets.sift_small()
-        else:
-            data = datasets.load(arguments.data, metric=arguments.metric)
-        problem = compare.prepare(
-            data,
-            budget,
-            metric=arguments.metric,
-            n_rows=arguments.rows,
-            n_queries=arguments.queries,
-            seed=arguments.seed,
-            n_threads=arguments.threads,
-        )
+        problem = _problem(arguments, budget)
 
     console = _console()
     _print_sentences(console, report.problem_lines(problem, budget))
@@ -260,6 +314,111 @@ def _lanes(arguments: argparse.Namespace) -> None:
         f"kernels; wrote {out / 'lanes.png'} and {out / 'lanes.json'}",
         soft_wrap=True,
     )
+
+
+def _problem(arguments: argparse.Namespace, budget: Budget) -> Problem:
+    from lanewise import datasets
+    from lanewise.lanes import compare
+
+    if arguments.data is None:
+        data = datasets.sift_small()
+    else:
+        data = datasets.load(arguments.data, metric=arguments.metric)
+    return compare.prepare(
+        data,
+        budget,
+        metric=arguments.metric,
+        n_rows=arguments.rows,
+        n_queries=arguments.queries,
+        seed=arguments.seed,
+        n_threads=arguments.threads,
+    )
+
+
+def _advise(arguments: argparse.Namespace) -> None:
+    """Say what the break-even law recommends."""
+    from lanewise.lanes import law
+
+    if arguments.log is not None:
+        _advise_from_log(arguments)
+        return
+    if arguments.on_time is None:
+        raise _UserError("--advise: expected --on-time SHARE or --log FILE with it")
+    indexes = _indexes(arguments.index)
+    _require("rich", *(["hnswlib"] if "hnsw" in indexes else []))
+
+    from lanewise.lanes import compare, report
+    from lanewise.progress import bars
+
+    with _users_fault():
+        budget = compare.Budget(arguments.lanes, arguments.k_lane, arguments.k)
+        problem = _problem(arguments, budget)
+    console = _console()
+    _print_sentences(console, report.problem_lines(problem, budget))
+    on_time = law.OnTime.independent(arguments.on_time, budget.n_lanes)
+    settings = law.candidates(budget.n_lanes, budget.k_lane)
+    for index in indexes:
+        with bars(console, index) as progress:
+            ranks, alone = compare.rank_recalls(
+                problem,
+                index,
+                budget,
+                seed=arguments.seed,
+                n_threads=arguments.threads,
+                progress=progress,
+            )
+        console.print(f"\n{index}", style="bold")
+        if not ranks.sum() > 0:
+            _print_sentences(console, ["The pool holds no true neighbour: nothing to advise."])
+            continue
+        _print_advice(law.advise(ranks, on_time, settings, alone=alone))
+    _print_sentences(
+        console,
+        [
+            "",
+            "alpha 0 stands for lanes that each search by themselves with their own budget. Lanes "
+            "are taken to be late independently of each other; a query log (--log) knows better.",
+        ],
+    )
+
+
+def _advise_from_log(arguments: argparse.Namespace) -> None:
+    from lanewise.lanes import law, querylog, replaying
+
+    if arguments.data is not None or arguments.index is not None:
+        raise _UserError("--log: expected neither --data nor --index beside it")
+    with _users_fault():
+        records = querylog.read_log(arguments.log)
+        usual = replaying.logged_setting(records)
+        ranks = replaying.rank_shares(records)
+        on_time = replaying.on_time_of(records)
+    _print_log(arguments.log, records)
+    if arguments.on_time is not None:
+        on_time = law.OnTime.independent(arguments.on_time, usual.n_lanes)
+    settings = law.candidates(usual.n_lanes, usual.k_lane, usual.scheme)
+    print()
+    _print_advice(law.advise(ranks, on_time, settings))
+
+
+def _print_advice(advice: Any) -> None:
+    from lanewise.lanes import law
+
+    print(f"{'':<36}{'predicted':>10}")
+    for setting, quality in advice.predictions:
+        mark = "  <-" if setting == advice.setting else ""
+        print(f"{law.describe(setting):<36}{quality:>10.3f}{mark}")
+    print()
+    print(textwrap.fill(advice.reason, _WIDTH, break_on_hyphens=False))
+
+
+def _print_log(name: str, records: Any) -> None:
+    n = len(records)
+    print(
+        f"{name}: {n:,} quer{'y' if n == 1 else 'ies'}, {records.n_complete:,} of them with scores"
+    )
+    print("of the whole pool, which say what another setting finds.")
+    if records.cut is not None:
+        print(records.cut)
 
 
 def _indexes(asked: list[str] | None) -> list[str]:
@@ -325,6 +484,76 @@ def _print_sentences(console: Console, sentences: list[str], bullet: str = "") -
             break_on_hyphens=False,
         )
         console.print(text, soft_wrap=True)
+
+
+# ------------------------------------------------------------------------------------------ replay
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from lanewise.lanes import law, querylog, replaying
+
+    with _users_fault():
+        records = querylog.read_log(arguments.file)
+        usual = replaying.logged_setting(records)
+        settings = [usual]
+        if arguments.settings is None:
+            settings += law.candidates(usual.n_lanes, usual.k_lane, usual.scheme)
+        else:
+            settings += [_setting(text, usual) for text in arguments.settings]
+        rows = [("as logged", replaying.as_logged(records, k=arguments.k))]
+        for setting in dict.fromkeys(settings):
+            found = replaying.replay(
+                records,
+                setting,
+                k=arguments.k,
+                n_draws=arguments.draws,
+                deadline=arguments.deadline,
+                seed=arguments.seed,
+            )
+            mark = " (logged)" if setting == usual else ""
+            rows.append((f"{law.describe(setting)}{mark}", found))
+    _print_log(arguments.file, records)
+    if records.n_complete == 0:
+        print("NONE is complete: what nobody scored cannot be found, so the logged setting seems")
+        print("better than it is. QueryLog.write(pool_distances=...) leaves complete records.")
+    print()
+    headers = ("recall", "+-", "5th pct", "labels", "on time", "coverage")
+    print(f"{'':<40}" + "".join(f"{header:>10}" for header in headers))
+    for name, found in rows:
+        labels = "-" if found.label_recall is None else f"{found.label_recall:.3f}"
+        figures = (
+            f"{found.recall:.3f}",
+            f"{found.recall_error:.3f}",
+            f"{found.recall_p5:.3f}",
+            labels,
+            f"{found.on_time:.3f}",
+            f"{found.coverage:.3f}",
+        )
+        print(f"{name:<40}" + "".join(f"{figure:>10}" for figure in figures))
+    print()
+    print("recall: share of the best k of all known scores; +-: standard error over the queries;")
+    print(f"all rows but the first are predictions, each query replayed {arguments.draws} times.")
+
+
+def _setting(text: str, usual: Setting) -> Setting:
+    """Read ``name=value,...``; what is not named is as logged."""
+    kinds: dict[str, Callable[[str], Any]] = {
+        "n_lanes": int,
+        "k_lane": int,
+        "alpha": float,
+        "head": int,
+        "scheme": str,
+    }
+    changes = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if name not in kinds or not equals:
+            raise _UserError(f"--set: expected one of {', '.join(kinds)} and a value, got {part!r}")
+        try:
+            changes[name] = kinds[name](value)
+        except ValueError:
+            raise _UserError(f"--set: {name}: expected a number, got {value!r}") from None
+    return dataclasses.replace(usual, **changes)
 
 
 # -------------------------------------------------------------------------------------------- info
@@ -424,7 +653,7 @@ def _info(_: argparse.Namespace) -> None:
         advice = "" if all(versions.values()) else f'; pip install "lanewise[{extra}]"'
         lines.append((f"extra {extra}", ", ".join(parts) + advice))
     for name, value in lines:
-        print(f"{name:<14}{value}")
+        print(f"{name:<13} {value}")
 
 
 def _why_threads() -> str:

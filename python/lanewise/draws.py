@@ -12,7 +12,7 @@ from lanewise import kernels
 __all__ = ["bits", "uniforms", "words"]
 
 # The second key word keeps the uses of one seed apart.
-_PURPOSES = {"rotation": 1, "kmeans": 2, "ivf": 3, "pq": 4}
+_PURPOSES = {"rotation": 1, "kmeans": 2, "ivf": 3, "pq": 4, "replay": 5}
 
 
 def words(seed: int, purpose: str, n: int, *, stream: int = 0) -> npt.NDArray[np.uint64]:

@@ -50,7 +50,7 @@ import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray
 
-__all__ = ["FileFormatError", "expecting", "read", "write", "write_atomically"]
+__all__ = ["FileFormatError", "expecting", "is_saved", "read", "write", "write_atomically"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 _Array: TypeAlias = npt.NDArray[Any]
@@ -210,7 +210,7 @@ def write(
 
 
 def read(
-    path: PathLike, kind: str, *, mmap: Collection[str] = (), verify: bool = True
+    path: PathLike, kind: str, *, mmap: Collection[str] | None = (), verify: bool = True
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read a file that `write` made.
 
@@ -223,8 +223,9 @@ def read(
         The file.
     kind : str
         What the file must be.
-    mmap : collection of str, default ()
-        Names of arrays to return as memory maps, which read the file when they are used.
+    mmap : collection of str or None, default ()
+        Names of arrays to return as memory maps, which read the file when they are used; None for
+        all of them.
     verify : bool, default True
         Whether to compare the checksums of the arrays in `mmap` too, which reads all of them.
         The table and all other arrays are always verified.
@@ -260,14 +261,13 @@ def read(
     >>> type(arrays["rows"])  # doctest: +SKIP
     <class 'numpy.memmap'>
     """
-    path = Path(path)
-    # A pipe would be waited for without end.
-    if path.exists() and not path.is_file():
-        raise FileFormatError(f"{path}: expected a regular file")
+    path = _regular(path)
     with open(path, "rb") as stream:
         table, data_begin, data_end = _read_table(stream, str(path))
         header, records = _check_table(table, kind, data_end, str(path))
-        unknown = set(mmap) - {record["name"] for record in records}
+        names_there = {record["name"] for record in records}
+        mmap = names_there if mmap is None else mmap
+        unknown = set(mmap) - names_there
         if unknown:
             names = ", ".join(repr(record["name"]) for record in records) or "none"
             raise ValueError(
@@ -295,6 +295,34 @@ def read(
                     f"{where}: damaged: expected CRC-32 {record['crc32']}, got {_hex(checksum)}"
                 )
         return header, arrays
+
+
+def is_saved(path: PathLike) -> bool:
+    """Return whether a file begins as those do that `write` makes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If it is no regular file.
+
+    Examples
+    --------
+    >>> is_saved(__file__)
+    False
+    """
+    path = _regular(path)
+    with open(path, "rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
+
+
+def _regular(path: PathLike) -> Path:
+    path = Path(path)
+    # A pipe would be waited for without end.
+    if path.exists() and not path.is_file():
+        raise FileFormatError(f"{path}: expected a regular file")
+    return path
 
 
 def _hex(checksum: int) -> str:

@@ -40,6 +40,9 @@ __all__ = [
     "k_dedicated",
     "l2_rows",
     "lloyd",
+    "max_dots",
+    "maxsim",
+    "maxsim_error",
     "merge",
     "mway_jaccard",
     "pairwise_jaccard",
@@ -689,6 +692,28 @@ def assign(
 _ROTATIONS = (16, 42, 12, 31, 16, 32, 24, 21)
 _PARITY = 0x1BD11BDAA9FC1A22
 _ROUNDS = 13
+
+
+def max_dots(rows: npt.ArrayLike, vectors: npt.ArrayLike) -> Doubles:
+    """Return the largest inner product of each vector with any of the rows.
+
+    Parameters
+    ----------
+    rows : array-like of float, shape (n, dim)
+    vectors : array-like of float, shape (m, dim)
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+        -inf if there are no rows.
+
+    Examples
+    --------
+    >>> max_dots([[1, 0], [0, 2]], [[3, 1], [-1, 5]]).tolist()
+    [3.0, 10.0]
+    """
+    products = np.asarray(vectors, np.float64) @ np.asarray(rows, np.float64).T
+    return np.asarray(products.max(axis=1, initial=-np.inf), np.float64)
 
 
 def threefry(
@@ -1409,6 +1434,36 @@ def graph_search(
     return found[:k], {"hops": hops, "expanded": expanded, "distances": asked}
 
 
+def maxsim(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
+    """Return the late-interaction distance of a document to a query.
+
+    Parameters
+    ----------
+    query : array-like of float, shape (n_query_tokens, dim)
+    document : array-like of float, shape (n_tokens, dim)
+
+    Returns
+    -------
+    float
+        Minus the sum, over the tokens of the query, of the largest inner product with a token of
+        the document.
+
+    References
+    ----------
+    O. Khattab and M. Zaharia, "ColBERT: efficient and effective passage search via contextualized
+    late interaction over BERT", SIGIR 2020, equation 3.
+
+    Examples
+    --------
+    >>> maxsim([[3, 1], [-1, 5]], [[1, 0], [0, 2]])
+    -13.0
+    """
+    total = 0.0
+    for token in np.asarray(query, np.float64):
+        total += max(math.fsum(token * other) for other in np.asarray(document, np.float64))
+    return -total
+
+
 def merge(distances: npt.ArrayLike, ids: npt.ArrayLike, k: int) -> tuple[Doubles, Longs]:
     """Return the k best of what several lanes found.
 
@@ -1650,6 +1705,36 @@ def project_error(dim: int, magnitude: npt.ArrayLike) -> Doubles:
     roundings = min(dim, _CHAIN) + -(-dim // _CHAIN) - 1
     relative = gamma(roundings) * np.asarray(magnitude, np.float64)
     return np.asarray(relative + 2 * dim * UNDERFLOW, np.float64)
+
+
+def maxsim_error(query: npt.ArrayLike, document: npt.ArrayLike) -> float:
+    """Bound the error of a late-interaction distance.
+
+    Parameters
+    ----------
+    query : array-like of float, shape (n_query_tokens, dim)
+    document : array-like of float, shape (n_tokens, dim)
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    A product is one chain over the dimensions, and a maximum is no farther off than the worst of
+    what it is taken of. Maxima are added up in double, which is off by less than a float32
+    rounding of their magnitudes as long as there are fewer than 2**28 tokens, and the sum is
+    rounded to float32.
+
+    Examples
+    --------
+    >>> maxsim_error([[1.0, 0.0]], [[1.0, 0.0]]) < 5 * 2**-24
+    True
+    """
+    magnitudes = np.abs(np.asarray(query, np.float64)) @ np.abs(np.asarray(document, np.float64)).T
+    errors = chain_error(np.shape(query)[1], magnitudes).max(axis=1)
+    total = float(magnitudes.max(axis=1).sum() + errors.sum())
+    return float(errors.sum()) + 2 * UNIT * total + UNDERFLOW
 
 
 def distortion(axes: npt.ArrayLike) -> float:

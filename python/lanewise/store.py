@@ -15,18 +15,20 @@ from lanewise import _native
 from lanewise.arrays import (
     BYTES,
     Numbers,
+    as_id_lists,
     as_kept_matrix,
     as_matrix,
-    as_queries,
     as_row_mask,
     as_vector_ids,
     check_int,
     check_metric,
     check_real,
     packed_bits,
+    unpacked_bits,
+    with_room,
 )
 from lanewise.binary import BinaryPlanes
-from lanewise.canonical import as_they_are, check_lengths, normalized
+from lanewise.canonical import canonical_queries, check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
 from lanewise.pq import ProductPlanes
@@ -34,7 +36,7 @@ from lanewise.progress import Progress, say_nothing
 from lanewise.result import RangeResult, SearchResult
 from lanewise.threads import resolve_threads
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "check_arrays", "row_numbers"]
 
 _BLOCK = 64
 _LANES = 16
@@ -79,7 +81,7 @@ class State:
     @property
     def live(self) -> npt.NDArray[np.bool_] | None:
         """Which rows were not removed; None for all."""
-        return None if self.allowed is None else _unpacked(self.allowed, self.n)
+        return None if self.allowed is None else unpacked_bits(self.allowed, self.n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,10 +205,7 @@ class Rows:
 
     def as_canonical_queries(self, queries: Any) -> Floats:
         """Validate queries; return them as they are scored."""
-        ready = as_they_are(queries, self.dim)
-        if ready is not None:
-            return normalized(ready) if self.metric == "cosine" else ready
-        return self._canonical(as_queries(queries, "queries", self.dim), "queries")[0]
+        return canonical_queries(queries, self.dim, self.metric)
 
     def _canonical(self, rows: Floats, name: str) -> tuple[Floats, float]:
         if self.metric == "cosine":
@@ -243,11 +242,11 @@ class Rows:
             new.list_begin, new.list_size = self._one_list(new.n)
             # Rows of two types meet as floats.
             dtype = rows.dtype if old == 0 or rows.dtype == new.rows.dtype else np.dtype(np.float32)
-            new.rows = _with_room(new.rows, old, new.n, dtype)
+            new.rows = with_room(new.rows, old, new.n, dtype)
             new.rows[old : new.n] = rows
             if new.allowed is not None:
                 live = np.ones(new.n, dtype=np.bool_)
-                live[:old] = _unpacked(new.allowed, old)
+                live[:old] = unpacked_bits(new.allowed, old)
                 new.allowed = packed_bits(live)
             new.max_norm2 = max(new.max_norm2, largest)
             if new.n >= 2 * new.n_fitted:
@@ -287,7 +286,7 @@ class Rows:
                 self._compact(new, live, threads, report)
         if new.ids is None:
             new.ids = np.arange(new.n)
-        new.ids = _with_room(new.ids, new.n, new.n + m, new.ids.dtype)
+        new.ids = with_room(new.ids, new.n, new.n + m, new.ids.dtype)
         new.ids[new.n : new.n + m] = wanted
         new.next_id = max(new.next_id, int(wanted.max()) + 1)
 
@@ -580,31 +579,13 @@ class Rows:
 
     def _find(self, state: State, ids: Ids, name: str) -> Ids:
         """Row numbers of ids, -1 for -1; ValueError if one is not in the index."""
-        if state.ids is None:
-            rows = np.where(ids < state.n, ids, -1)
-        elif state.n == 0:
-            rows = np.full_like(ids, -1)
-        else:
-            known = state.ids[: state.n]
-            order = np.argsort(known, kind="stable")
-            at = np.minimum(np.searchsorted(known, ids, sorter=order), state.n - 1)
-            rows = np.where(known[order[at]] == ids, order[at], -1)
-        if state.allowed is not None:
-            words = state.allowed[rows // 64] >> (rows % 64).astype(np.uint64) & np.uint64(1)
-            rows = np.where((rows >= 0) & (words == 0), -1, rows)
-        missing = (rows < 0) & (ids != -1)
-        if missing.any():
-            raise ValueError(f"{name}: {int(ids[missing].flat[0])} is not in the index")
-        return rows
+        known = None if state.ids is None else state.ids[: state.n]
+        return row_numbers(known, state.allowed, state.n, ids, name)
 
     def _named(self, snapshot: Snapshot, queries: Any, ids: Any) -> tuple[Floats, Ids]:
         """Validate queries, and ids of rows for each; return them with row numbers."""
-        single = np.ndim(ids) == 1
-        wanted = as_vector_ids(ids, "ids", ndim=1 if single else 2, allow_missing=True)
-        wanted = wanted[np.newaxis] if single else wanted
         Q = self.as_canonical_queries(queries)
-        if len(Q) != len(wanted):
-            raise ValueError(f"ids: expected {len(Q)} rows, one for each query, got {len(wanted)}")
+        wanted = as_id_lists(ids, "ids", len(Q))
         return Q, np.ascontiguousarray(self._find(snapshot.state, wanted, "ids"))
 
     def score(self, queries: Any, ids: Any, n_threads: int | None) -> Floats:
@@ -700,7 +681,7 @@ class Rows:
             n_threads,
             products=ProductPlanes.without_rows(planes) if product_codes else None,
         )
-        _check_arrays(header, arrays, rows.dim, rows.metric)
+        check_arrays(header, arrays, rows.dim, rows.metric)
         state = State(
             rows=arrays["rows"],
             planes=rows._no_planes().restored(planes),
@@ -722,6 +703,36 @@ class Rows:
         return _unpickled, (header, arrays, self.n_threads)
 
 
+def row_numbers(
+    known: Ids | None,
+    allowed: Bits | None,
+    n: int,
+    ids: Ids,
+    name: str,
+    order: Ids | None = None,
+) -> Ids:
+    """Return the rows that ids name, -1 for -1; ValueError if one is not in the index.
+
+    `known` holds the ids of all n rows, None if they are row numbers, and `order` sorts them, None
+    to find out; `allowed` has one bit a row, clear if it was removed, None if none was.
+    """
+    if known is None:
+        rows = np.where(ids < n, ids, -1)
+    elif n == 0:
+        rows = np.full_like(ids, -1)
+    else:
+        order = np.argsort(known, kind="stable") if order is None else order
+        at = np.minimum(np.searchsorted(known, ids, sorter=order), n - 1)
+        rows = np.where(known[order[at]] == ids, order[at], -1)
+    if allowed is not None:
+        words = allowed[rows // 64] >> (rows % 64).astype(np.uint64) & np.uint64(1)
+        rows = np.where((rows >= 0) & (words == 0), -1, rows)
+    missing = (rows < 0) & (ids != -1)
+    if missing.any():
+        raise ValueError(f"{name}: {int(ids[missing].flat[0])} is not in the index")
+    return rows
+
+
 def _unpickled(
     header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], n_threads: int | None
 ) -> Rows:
@@ -729,7 +740,7 @@ def _unpickled(
     return Rows.restored(header, arrays, product_codes=product_codes, n_threads=n_threads)
 
 
-def _check_arrays(
+def check_arrays(
     header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], dim: int, metric: str
 ) -> None:
     """Raise ValueError unless arrays from outside fit; the native module checks the rest."""
@@ -761,7 +772,7 @@ def _check_arrays(
         if name in arrays and len(arrays[name]) != positions:
             raise ValueError(f"{name}: expected {positions} positions, got {len(arrays[name])}")
     removed = int(header["n_removed"])
-    live = n if "allowed" not in arrays else int(_unpacked(arrays["allowed"], n).sum())
+    live = n if "allowed" not in arrays else int(unpacked_bits(arrays["allowed"], n).sum())
     if live != n - removed or not 0 <= removed <= n or not 0 <= int(header["n_fitted"]) <= n:
         raise ValueError(f"n_removed: {removed} does not fit {live} of {n} rows")
     max_norm2 = float(header["max_norm2"])
@@ -809,23 +820,6 @@ def _as_new_ids(ids: Any, n: int) -> Ids:
     if len(unique) < n:
         raise ValueError(f"ids: {int(unique[counts > 1][0])} is there twice")
     return wanted
-
-
-def _with_room(
-    array: np.ndarray[Any, Any], n_used: int, n: int, dtype: np.dtype[Any]
-) -> np.ndarray[Any, Any]:
-    """Return an array of the type that has room for n and can be written: itself, or a copy."""
-    if n <= len(array) and array.flags.writeable and array.dtype == dtype:
-        return array
-    longer = np.empty((max(n, len(array) * 3 // 2), *array.shape[1:]), dtype=dtype)
-    longer[:n_used] = array[:n_used]
-    return longer
-
-
-def _unpacked(bits: Bits, n: int) -> npt.NDArray[np.bool_]:
-    """Unpack the first n booleans."""
-    octets = bits.astype("<u8").view(np.uint8)
-    return np.unpackbits(octets, bitorder="little")[:n].astype(np.bool_)
 
 
 def _float32_below(x: float) -> float:

@@ -39,22 +39,32 @@ INDEXES = {
         lw.IVFPQ(12, 4, "ip", n_subspaces=4, n_bits=4, rotation="opq", by_residual=False, n_probe=4)
         .train(X)
         .add(X)
-    ),  # fmt: skip
+    ),
     "hnsw": lambda: lw.HNSW.build(X, "cosine", M=4, ef_construction=20),
     "hnsw-sq8": lambda: lw.HNSW.build(X, M=4, ef_construction=20, storage="sq8"),
     "hnsw-sq4": lambda: lw.HNSW.build(X, "ip", M=4, ef_construction=20, storage="sq4"),
+    "maxsim": lambda: lw.MaxSim(12).add((X, [0, 1, 5, 12, 30, 31, 50, 66, 82, 99, 100])),
 }
 
 
 def kind(name):
     """Return the class that a file is of."""
-    classes = {"flat": lw.Flat, "ivf": lw.IVF, "ivfpq": lw.IVFPQ, "hnsw": lw.HNSW}
+    classes = {
+        "flat": lw.Flat,
+        "ivf": lw.IVF,
+        "ivfpq": lw.IVFPQ,
+        "hnsw": lw.HNSW,
+        "maxsim": lw.MaxSim,
+    }
     return classes[name.split("-")[0]]
 
 
 def answer(index):
     """Return the nearest five of each query: distances in hexadecimal, and ids."""
-    found = index.search(Q, 5)
+    if isinstance(index, lw.MaxSim):
+        found = index.rescore((Q, [0, 1, 3]), [range(10)] * 2, 5)
+    else:
+        found = index.search(Q, 5)
     return {"distances": found.distances.astype("<f4").tobytes().hex(), "ids": found.ids.tolist()}
 
 

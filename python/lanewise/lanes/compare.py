@@ -45,6 +45,7 @@ __all__ = [
     "compare_index",
     "planner_costs",
     "prepare",
+    "rank_recalls",
 ]
 
 INDEXES = ("hnsw", "ivf", "flat")
@@ -603,6 +604,48 @@ def compare_index(
         )
         step(_planned(problem, budget, search, _index_rows([found])))
     return Comparison(index, method.parameters, seconds, tuple(variants))
+
+
+def rank_recalls(
+    problem: Problem,
+    index: str,
+    budget: Budget,
+    *,
+    seed: int = 0,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Measure what the break-even law needs, on one kind of index.
+
+    Parameters
+    ----------
+    problem, index, budget, seed, n_threads, progress
+        As for `compare_index`.
+
+    Returns
+    -------
+    ranks : ndarray of float64, shape (n_lanes * k_lane,)
+        Share of the true neighbours that stands at each rank of a pool of the whole budget; their
+        sum is R(k_total).
+    alone : float
+        R(k_lane): share that one search with one lane's budget finds.
+
+    Raises
+    ------
+    ImportError
+        If hnswlib is needed and not installed.
+    """
+    index = check_choice(index, "index", INDEXES)
+    threads = resolve_threads(n_threads)
+    report = progress if progress is not None else say_nothing
+    method = _METHODS[index](problem, budget, seed, threads)
+    (whole,) = _build_all(method, [problem.base], threads, report)
+    truth = problem.truth[:, : budget.k]
+    pool = method.search(whole, problem.queries, budget.n_lanes).ids
+    hits = (pool[:, :, np.newaxis] == truth[:, np.newaxis]) & (truth >= 0)[:, np.newaxis]
+    ranks = hits.any(axis=2).sum(axis=0) / max(1, int((truth >= 0).sum()))
+    one = method.search(whole, problem.queries, 1).ids
+    return ranks, oracle.recall(one, problem.truth, budget.k)
 
 
 def heads(budget: Budget) -> list[int]:
