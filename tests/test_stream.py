@@ -34,6 +34,10 @@ def make(rng, metric="l2", storage="f32", n=300, dim=15, kind="normal"):
     return index, cases.DATA[kind](rng, (8, dim))
 
 
+def pairs(some):
+    return list(zip(some.ids.tolist(), some.distances.tolist(), strict=True))
+
+
 def drained(stream, sizes=(1, 2, 4, 8, 16)):
     """All that a stream hands out, in chunks of some sizes, and its pool."""
     found = []
@@ -74,6 +78,11 @@ def test_the_pool_is_the_search(rng, metric, storage, kind):
                     assert_same_search(pool, wanted)
                     ids = np.concatenate([f.ids for f in found]).tolist()
                     assert len(set(ids)) == len(ids)
+                    if storage == "f32":
+                        far = dict(p for f in found for p in pairs(f))
+                        known = zip(pool.ids[0].tolist(), pool.distances[0].tolist(), strict=True)
+                        assert all(far.get(i, distance) == distance for i, distance in known)
+                        assert k < 30 or far.keys() & pool.ids[0].tolist()
                     assert not np.isin(ids, index.ids[index._snapshot.graph.deleted]).any()
                     if "filter" in options:
                         assert set(ids) <= set(some.tolist())
@@ -288,10 +297,6 @@ def test_a_closed_stream_says_so(rng):
 
 
 # ------------------------------------------------------------------------------------- the lanes
-
-
-def pairs(some):
-    return list(zip(some.ids.tolist(), some.distances.tolist(), strict=True))
 
 
 class Recorder:

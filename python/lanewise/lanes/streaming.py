@@ -27,6 +27,8 @@ __all__ = ["StreamResult", "StreamSearch"]
 
 # Elements that a search expands between two looks at the lanes: few at first, then more each time.
 _EXPANSIONS = (4, 2, 2, 8, 16, 32, 64)
+# Seconds that a call of an executor's submit may take.
+_PATIENCE = 5.0
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -472,8 +474,9 @@ class _Flight:
         """Let what comes later, or after an error or Ctrl-C, be nobody's."""
         with self.condition:
             self.over = True
-            # Then whoever closes the executor now has closed it for good.
-            self.condition.wait_for(lambda: self.asking == 0)
+            # Whoever is just asking is waited for, so that an executor that is closed now stays so;
+            # but not for ever, because Ctrl-C may have hit the one who was.
+            self.condition.wait_for(lambda: self.asking == 0, _PATIENCE)
             late = list(self.futures.values())
         for future in late:
             future.cancel()
