@@ -34,7 +34,14 @@ class Kernels:
     def l2_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
     def dot_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
     def l2_rows_within(
-        self, query: _F32, rows: _F32, ids: _I64, bound: float, out: _F32
+        self,
+        query: _F32,
+        rows: _F32,
+        ids: _I64,
+        bounds: _F32,
+        step: int,
+        factors: _F32 | None,
+        out: _F32,
     ) -> None: ...
     def project(self, x: _F32, panels: _F32, out: _F32) -> None: ...
     def screen_codes(

@@ -39,6 +39,7 @@ __all__ = [
     "hadamard",
     "k_dedicated",
     "l2_rows",
+    "l2_rows_within",
     "lloyd",
     "merge",
     "mway_jaccard",
@@ -261,6 +262,42 @@ def l2_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Do
     """
     chosen = np.asarray(rows, np.float64)[np.asarray(ids, np.int64)]
     return np.asarray(((np.asarray(query, np.float64) - chosen) ** 2).sum(axis=1), np.float64)
+
+
+def l2_rows_within(
+    query: npt.ArrayLike,
+    rows: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    bounds: npt.ArrayLike,
+    ends: npt.ArrayLike,
+    factors: npt.ArrayLike,
+) -> Doubles:
+    """Return the squared L2 distances of named rows, inf where a row is left half-way.
+
+    Parameters
+    ----------
+    query, rows, ids
+        As for `l2_rows`.
+    bounds : array-like of float, shape (n,)
+    ends : array-like of int, shape (n_looks,)
+        Dimensions that each look has seen.
+    factors : array-like of float, shape (n_looks,)
+        A row is left if at one of the looks its distance so far exceeds bound times factor.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+
+    Examples
+    --------
+    >>> l2_rows_within([0, 0], [[3, 4], [1, 5]], [0, 1], [10, 10], [1], [0.5]).tolist()
+    [inf, 26.0]
+    """
+    exact = l2_rows(query, rows, ids)
+    for end, factor in zip(np.asarray(ends), np.asarray(factors), strict=True):
+        seen = l2_rows(np.asarray(query)[:end], np.asarray(rows)[:, :end], ids)
+        exact[seen > np.asarray(bounds, np.float64) * factor] = np.inf
+    return exact
 
 
 def dot_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Doubles:
