@@ -14,7 +14,7 @@ from lanewise import _native
 from lanewise.graph import NO_LINK, GraphArrays
 from lanewise.lanes import plan, query_keys
 
-STORAGES = ("f32", "sq8", "sq4")
+STORAGES = ("f32", "sq8", "sq4", "adsampling")
 every_metric = pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 every_storage = pytest.mark.parametrize("storage", STORAGES)
 
@@ -194,7 +194,9 @@ def test_one_thread_at_a_time():
         np.zeros(n + 1, dtype=np.uint32), np.empty((0, 2), dtype=np.uint32), None, None,
     )  # fmt: skip
     native = graph.native()
-    stream = _native.GraphStream(native, cases.BEST, np.zeros(1, np.float32), 5, n, n, None)
+    stream = _native.GraphStream(
+        native, cases.BEST, np.zeros(1, np.float32), None, 0.0, 5, n, n, None
+    )
     out = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.int64)
     thread = threading.Thread(target=stream.advance, args=(n, *out))
     thread.start()

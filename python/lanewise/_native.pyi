@@ -353,10 +353,13 @@ class Graph:
         labels: _I64 | None,
     ) -> None: ...
     def steer(self, codes: _I8, bits: int, base: _F32, center: _F32, step: _F32) -> None: ...
+    def steer_rotated(self, rows: _F32, norms: _F32 | None) -> None: ...
     def search(
         self,
         kernels: Kernels,
         queries: _F32,
+        rotated: _F32 | None,
+        eps0: float,
         ef: int,
         rerank: int,
         allowed: _U64 | None,
@@ -377,6 +380,8 @@ class GraphStream:
         graph: Graph,
         kernels: Kernels,
         query: _F32,
+        rotated: _F32 | None,
+        eps0: float,
         k: int,
         ef: int,
         rerank: int,

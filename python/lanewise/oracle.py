@@ -14,7 +14,7 @@ inner product, or one minus the cosine.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -1388,6 +1388,7 @@ def graph_search(
     k: int,
     ef: int,
     allowed: Collection[int] | None = None,
+    left: Callable[[int, float], bool] = lambda element, bound: False,
 ) -> tuple[list[int], dict[str, int]]:
     """Search an HNSW graph as its paper has it (Malkov & Yashunin 2018, algorithms 2 and 5).
 
@@ -1402,6 +1403,9 @@ def graph_search(
     k, ef : int
     allowed : collection of int, optional
         Elements that may be answered; all are walked through.
+    left : callable, optional
+        Whether an element is given up as beyond a bound: the nearest so far above level 0, and on
+        it the ef-th when a list is read, if there are as many.
 
     Returns
     -------
@@ -1421,7 +1425,8 @@ def graph_search(
         while True:
             around = links[now][level]
             hops, asked = hops + 1, asked + len(around)
-            nearest = min([now, *around], key=far.__getitem__)
+            kept = [i for i in around if not left(i, far[now])]
+            nearest = min([now, *kept], key=far.__getitem__)
             if nearest == now:
                 break
             now = nearest
@@ -1438,6 +1443,9 @@ def graph_search(
         fresh = [i for i in links[now][0] if i not in seen]
         asked += len(fresh)
         seen.update(fresh)
+        if len(found) == ef:
+            bound = far[found[-1]]
+            fresh = [i for i in fresh if not left(i, bound)]
         for i in fresh:
             if len(found) < ef or far[i] < far[found[-1]]:
                 waiting.append(i)
