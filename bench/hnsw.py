@@ -31,7 +31,7 @@ M, EF_CONSTRUCTION = 16, 200
 JUDGED = (16, 64, 256)
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 RECALLS = (0.95, 0.99)
-STORAGES = ("f32", "sq8", "sq4")
+STORAGES = ("f32", "sq8", "sq4", "adsampling")
 N_QUERIES = 1000
 N_COMPARED = 10_000  # queries whose ids are compared with hnswlib's
 

@@ -135,10 +135,12 @@ struct Kernels {
                    float* out);
 
   // distance/rows_within.cpp
-  // l2_rows, but a row that is certain to be farther than `bound` is left, and out[i] is infinite. Sums of squares only
-  // grow, in float arithmetic too, so that what is not left has the very bits of l2_rows.
+  // l2_rows, but row i is looked at after each `step` dimensions (a multiple of kLanes), and once more behind the last
+  // whole kLanes of them: it is left, and out[i] is infinite, as soon as its sum exceeds bounds[i] * factors[look], or
+  // bounds[i] if factors is null. Sums of squares only grow, in float arithmetic too, so that without factors, or with
+  // none below 1, a row that is left is certainly beyond. What is not left has the very bits of l2_rows.
   void (*l2_rows_within)(const float* query, const float* rows, const std::int64_t* ids, std::size_t n, std::size_t dim,
-                         float bound, float* out);
+                         const float* bounds, std::size_t step, const float* factors, float* out);
 
   // rotate/project.cpp
   // out[i] = M x[i] for n vectors of `dim` floats. Row r of M stands in panel r / kLanes: its entry for dimension d is
@@ -257,7 +259,8 @@ struct Kernels {
                       float, std::uint64_t);                                                                          \
   void l2_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                    \
   void dot_rows(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float*);                   \
-  void l2_rows_within(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, float, float*);      \
+  void l2_rows_within(const float*, const float*, const std::int64_t*, std::size_t, std::size_t, const float*,        \
+                      std::size_t, const float*, float*);                                                             \
   void project(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                            \
   void screen_bits(const BitRows&, std::size_t, const BitQuery&, float, std::uint16_t*, float*);                      \
   void assign(const float*, std::size_t, const Panels&, std::size_t, void*, std::int32_t*, float*, float*);           \

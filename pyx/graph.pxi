@@ -9,6 +9,9 @@ cdef extern from "drive/graph.h" namespace "lw" nogil:
         size_t bits
         const float* center
         const float* step
+    cdef cppclass GraphRotated:
+        const float* rows
+        const float* norms
     cdef cppclass CGraph "lw::Graph":
         size_t n
         size_t dim
@@ -23,6 +26,8 @@ cdef extern from "drive/graph.h" namespace "lw" nogil:
         const float* rows
         Metric metric
         const GraphCodes* codes
+        const GraphRotated* rotated
+        cbool steered_by_rows()
     cdef cppclass GraphStats:
         pass
     cdef cppclass GraphRequest:
@@ -31,6 +36,8 @@ cdef extern from "drive/graph.h" namespace "lw" nogil:
         size_t k
         size_t ef
         size_t rerank
+        const float* rotated
+        double eps0
         const uint64_t* allowed
         const Ownership* owner
         size_t lane
@@ -53,11 +60,12 @@ cdef class Graph:
     """A graph and its rows, not empty. Holds on to the arrays that it is made of, and believes no link.
 
     Shapes: rows (n, dim), links (n, max_m0), upper_begin (n + 1,), upper (upper_begin[n], max_m), labels (n,) or None.
-    With codes: codes (n * stride + 64,), base (n,), center and step (dim,).
+    With codes: codes (n * stride + 64,), base (n,), center and step (dim,). Rotated: rows (n, dim) and norms (n,).
     """
 
     cdef CGraph view
     cdef GraphCodes code_view
+    cdef GraphRotated rotated_view
     cdef GraphScratches* scratches
     cdef object _arrays
 
@@ -106,12 +114,13 @@ cdef class Graph:
             expect(<size_t> labels.shape[0] == n, "graph labels")
             self.view.labels = &labels[0]
         self.view.codes = NULL
+        self.view.rotated = NULL
 
     def steer(self, const int8_t[::1] codes, size_t bits, const float[::1] base, const float[::1] center,
               const float[::1] step):
         """Let codes steer the searches: once, before the first of them."""
         cdef size_t n = self.view.n, dim = self.view.dim
-        expect(self.view.codes == NULL and (bits == 8 or bits == 4) and dim <= 65536, "graph codes")
+        expect(self.view.steered_by_rows() and (bits == 8 or bits == 4) and dim <= 65536, "graph codes")
         cdef size_t unit = 64 if bits == 8 else 128
         cdef size_t n_codes = (dim + unit - 1) // unit * unit
         self.code_view.stride = n_codes if bits == 8 else n_codes // 2
@@ -126,24 +135,45 @@ cdef class Graph:
         self._arrays += (codes, base, center, step)
         self.view.codes = &self.code_view
 
-    def search(self, Kernels kernels, const float[:, ::1] queries, size_t ef, size_t rerank,
-               const uint64_t[::1] allowed, float[:, ::1] distances, int64_t[:, ::1] ids, uint64_t[:, ::1] stats,
-               size_t n_threads, const uint64_t[:, ::1] keys=None, size_t lane=0, size_t n_lanes=1,
-               object share_below=0):
+    def steer_rotated(self, const float[:, ::1] rows, const float[::1] norms):
+        """Let rotated rows steer the searches: once, before the first of them. norms None is for L2."""
+        expect(self.view.steered_by_rows(), "graph rotated rows")
+        expect(<size_t> rows.shape[0] == self.view.n and <size_t> rows.shape[1] == self.view.dim, "graph rotated rows")
+        expect((norms is None) == (self.view.metric == to_metric("l2")), "graph rotated norms")
+        self.rotated_view.rows = &rows[0, 0]
+        self.rotated_view.norms = NULL
+        if norms is not None:
+            expect(<size_t> norms.shape[0] == self.view.n, "graph rotated norms")
+            self.rotated_view.norms = &norms[0]
+        self._arrays += (rows, norms)
+        self.view.rotated = &self.rotated_view
+
+    def search(self, Kernels kernels, const float[:, ::1] queries, const float[:, ::1] rotated, double eps0,
+               size_t ef, size_t rerank, const uint64_t[::1] allowed, float[:, ::1] distances, int64_t[:, ::1] ids,
+               uint64_t[:, ::1] stats, size_t n_threads, const uint64_t[:, ::1] keys=None, size_t lane=0,
+               size_t n_lanes=1, object share_below=0):
         """Fill distances and ids (n_queries, k) and stats (n_queries, 4): hops, expanded, distances, settled.
 
-        allowed, one bit an element, may be None; keys (n_queries, 2) ask for what `lane` of n_lanes owns alone.
+        rotated are the queries again, for rotated rows, and None without; allowed, one bit an element, may be None;
+        keys (n_queries, 2) ask for what `lane` of n_lanes owns alone.
         """
         cdef GraphRequest request
         cdef Ownership owner
         cdef size_t n_queries = queries.shape[0], k = distances.shape[1]
         expect(<size_t> queries.shape[1] == self.view.dim, "graph queries")
+        expect((rotated is None) == (self.view.rotated == NULL), "graph rotated queries")
         expect(k > 0 and ef >= k and rerank >= k, "graph widths")
         expect(distances.shape[0] == queries.shape[0] and ids.shape[0] == queries.shape[0]
                and ids.shape[1] == distances.shape[1], "graph out")
         expect(stats.shape[0] == queries.shape[0] and stats.shape[1] == 4 and sizeof(GraphStats) == 32, "graph stats")
         request.queries = &queries[0, 0]
         request.n_queries = n_queries
+        request.rotated = NULL
+        if rotated is not None:
+            expect(rotated.shape[0] == queries.shape[0] and rotated.shape[1] == queries.shape[1],
+                   "graph rotated queries")
+            request.rotated = &rotated[0, 0]
+        request.eps0 = eps0
         request.k = k
         request.ef = ef
         request.rerank = rerank
@@ -182,14 +212,20 @@ cdef class GraphStream:
     cdef cbool busy, answered
     cdef object _held
 
-    def __init__(self, Graph graph, Kernels kernels, const float[::1] query, size_t k, size_t ef, size_t rerank,
-                 const uint64_t[::1] allowed):
+    def __init__(self, Graph graph, Kernels kernels, const float[::1] query, const float[::1] rotated, double eps0,
+                 size_t k, size_t ef, size_t rerank, const uint64_t[::1] allowed):
         cdef GraphRequest request
         expect(<size_t> query.shape[0] == graph.view.dim, "graph queries")
+        expect((rotated is None) == (graph.view.rotated == NULL), "graph rotated queries")
         expect(k > 0 and ef >= k and rerank >= k, "graph widths")
         expect(self.stream.get() == NULL, "graph stream made twice")
         request.queries = &query[0]
         request.n_queries = 1
+        request.rotated = NULL
+        if rotated is not None:
+            expect(<size_t> rotated.shape[0] == graph.view.dim, "graph rotated queries")
+            request.rotated = &rotated[0]
+        request.eps0 = eps0
         request.k = k
         request.ef = ef
         request.rerank = rerank
@@ -201,7 +237,7 @@ cdef class GraphStream:
         request.lane = 0
         request.keys = NULL
         self.k = k
-        self._held = (graph, kernels, query, allowed)
+        self._held = (graph, kernels, query, rotated, allowed)
         self.stream = c_stream_graph(kernels.row[0], graph.view, request, graph.scratches[0])
 
     def __dealloc__(self):

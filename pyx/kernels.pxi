@@ -54,7 +54,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                           uint64_t)
         void (*l2_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
         void (*dot_rows)(const float*, const float*, const int64_t*, size_t, size_t, float*)
-        void (*l2_rows_within)(const float*, const float*, const int64_t*, size_t, size_t, float, float*)
+        void (*l2_rows_within)(const float*, const float*, const int64_t*, size_t, size_t, const float*, size_t,
+                               const float*, float*)
         void (*project)(const float*, size_t, size_t, const float*, size_t, float*)
         void (*screen_codes)(const CodeFront&, size_t, const CodeQuery&, float, uint16_t*, float*, uint64_t*)
         void (*screen_tile)(const CodeFront&, size_t, const CodeQuery*, size_t, const float*, uint16_t*, float*,
@@ -131,14 +132,19 @@ cdef class Kernels:
         """out[i] = query . rows[ids[i]]."""
         self._rows(False, query, rows, ids, out)
 
-    def l2_rows_within(self, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids, float bound,
-                       float[::1] out):
-        """l2_rows, but infinite where it is certain to exceed the bound half-way."""
+    def l2_rows_within(self, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids,
+                       const float[::1] bounds, size_t step, const float[::1] factors, float[::1] out):
+        """l2_rows, but infinite where a look finds more than bounds (n,) times factors (looks,), which may be None."""
         cdef size_t n = ids.shape[0], dim = rows.shape[1], i
         expect(<size_t> query.shape[0] == dim and <size_t> out.shape[0] == n, "rows shapes")
+        expect(<size_t> bounds.shape[0] == n and step > 0 and step % kLanes == 0, "rows bounds")
         for i in range(n):
             expect(0 <= ids[i] < rows.shape[0], "rows ids")
-        self.row.l2_rows_within(&query[0], &rows[0, 0], &ids[0], n, dim, bound, &out[0])
+        cdef const float* factor = NULL
+        if factors is not None:
+            expect(<size_t> factors.shape[0] == (dim // kLanes * kLanes + step - 1) // step, "rows factors")
+            factor = &factors[0]
+        self.row.l2_rows_within(&query[0], &rows[0, 0], &ids[0], n, dim, &bounds[0], step, factor, &out[0])
 
     cdef int _rows(self, cbool l2, const float[::1] query, const float[:, ::1] rows, const int64_t[::1] ids,
                    float[::1] out) except -1:

@@ -21,6 +21,7 @@ from lanewise.io import FileFormatError
 hnswlib = pytest.importorskip("hnswlib")
 
 METRICS = ("l2", "ip", "cosine")
+STORAGES = ("f32", "sq8", "sq4", "adsampling")
 every_metric = pytest.mark.parametrize("metric", METRICS)
 
 
@@ -105,43 +106,83 @@ def test_finds_what_hnswlib_finds(rng, metric, dim):
 
 
 @every_metric
-@pytest.mark.parametrize("storage", ["f32", "sq8", "sq4"])
-def test_walks_as_the_paper_has_it(rng, metric, storage):
+@pytest.mark.parametrize(
+    ("storage", "eps0"),
+    [("f32", None), ("sq8", None), ("sq4", None), *(("adsampling", e) for e in (0, 1, np.inf))],
+)
+def test_walks_as_the_paper_has_it(rng, metric, storage, eps0):
     """Same ids and same work as the oracle, on the distances that steer."""
-    X = rng.standard_normal((300, 20), dtype=np.float32)
-    Q = rng.standard_normal((6, 20), dtype=np.float32)
-    rows = lw.Flat(20, metric).add(X).rows
+    dim = 70 if storage == "adsampling" else 20
+    X = rng.standard_normal((300, dim), dtype=np.float32)
+    Q = rng.standard_normal((6, dim), dtype=np.float32)
+    rows = lw.Flat(dim, metric).add(X).rows
     graph = cases.nearest_graph(rows, metric)
     index = lw.HNSW._made(graph, storage, None, None, None)
     links = cases.links_of(graph)
     some = np.arange(0, 300, 4)
-    units = lw.Flat(20, metric).add(Q).rows
+    units = lw.Flat(dim, metric).add(Q).rows
+    n_left = 0
     for ef in (1, 7, 40):
         k = min(ef, 10)
         for allowed in (None, some):
-            got = index.search(Q, k, ef=ef, filter=allowed)
+            got = index.search(Q, k, ef=ef, filter=allowed, eps0=eps0)
             assert_same_bytes(got.distances, canonical(index, Q, got.ids))
             for q, query in enumerate(units):
                 steer = steered(index, query)
+                left = Sampled(index, query, eps0) if storage == "adsampling" else None
                 found, stats = oracle.graph_search(
-                    links, graph.enter, steer, k if storage == "f32" else ef, ef, allowed
+                    links,
+                    graph.enter,
+                    steer,
+                    k if storage == "f32" else ef,
+                    ef,
+                    allowed,
+                    **({} if left is None else {"left": left}),
                 )
+                n_left += 0 if left is None else left.wrongly
                 exact = canonical(index, Q[q : q + 1], np.array([found]))[0]
                 order = np.lexsort((found, exact))[:k]
                 ids = np.full(k, -1)
                 ids[: len(order)] = np.array(found)[order]
                 assert got.ids[q].tolist() == ids.tolist()
                 assert {name: int(got.stats[name][q]) for name in stats} == stats
+    assert (n_left > 0) == (storage == "adsampling" and eps0 < np.inf)
+
+
+class Sampled:
+    """Which elements ADSampling gives up, and how many of them wrongly."""
+
+    def __init__(self, index, query, eps0):
+        steering = index._snapshot.steering
+        rows = steering.rows.astype(np.float64)
+        dim = rows.shape[1]
+        z = np.zeros((1, dim), dtype=np.float32)
+        z[0, : len(query)] = query
+        z = steering.rotation.transform(z)[0].astype(np.float64)
+        self.norms = 0 if index.metric == "l2" else (z @ z) + (rows**2).sum(axis=1)
+        self.ends = np.array([*range(32, dim, 32), dim])
+        self.partial = np.cumsum((rows - z) ** 2, axis=1)[:, self.ends - 1]
+        shares = self.ends / dim * (1 + eps0 / np.sqrt(self.ends)) ** 2
+        # What is beyond the whole bound is beyond.
+        self.factors = np.where(self.ends == dim, 1.0, np.minimum(shares, 1.0))
+        self.wrongly = 0
+
+    def __call__(self, element, bound):
+        if np.ndim(self.norms) > 0:
+            bound = 2 * bound + self.norms[element]
+        left = (self.partial[element] > bound * self.factors).any()
+        self.wrongly += left and self.partial[element, -1] < bound
+        return left
 
 
 def steered(index, query):
     """Distances that steer a search: of the rows, or of what codes say of them."""
     snapshot = index._snapshot
     rows = snapshot.graph.rows.astype(np.float64)
-    codes = snapshot.codes
+    codes = snapshot.steering
     z = np.zeros(rows.shape[1])
     z[: len(query)] = query
-    if codes is None:
+    if codes is None or index.storage == "adsampling":
         return ((rows - z) ** 2).sum(axis=1) if index.metric == "l2" else -(rows @ z)
     table = decoded(codes, rows.shape)
     if index.metric == "l2":
@@ -203,6 +244,100 @@ def test_codes_find_nearly_the_same(rng, metric, storage):
     assert_same_bytes(few.distances, canonical(coded, Q, few.ids))
     wide = coded.search(Q, 10, ef=100, rerank=5000)
     assert_same_bytes(wide.ids, got.ids)
+
+
+@every_metric
+def test_adsampling_finds_nearly_the_same(rng, metric):
+    X = rng.standard_normal((1500, 100), dtype=np.float32)
+    Q = rng.standard_normal((60, 100), dtype=np.float32)
+    raw = raw_index(X, metric)
+    for label in range(0, 1500, 7):
+        raw.mark_deleted(label)
+    floats, sampled = lw.HNSW(raw), lw.HNSW(raw, storage="adsampling")
+    for filter in (None, np.arange(1500) % 3 > 0):
+        options = {"ef": 100, "filter": filter}
+        expected = floats.search(Q, 10, **options)
+        whole = sampled.search(Q, 10, eps0=np.inf, **options)
+        assert_same_bytes(tuple(whole), tuple(expected))
+        assert (whole.stats["settled"] == 100).all()
+        for name in ("hops", "expanded", "distances"):
+            assert_same_bytes(whole.stats[name], expected.stats[name])
+        few = sampled.search(Q, 10, eps0=np.inf, rerank=10, **options)
+        assert_same_bytes(few.ids, expected.ids)
+        shared = {}
+        for eps0 in (None, 2.1, 0):
+            got = sampled.search(Q, 10, eps0=eps0, **options)
+            assert_same_bytes(got.distances, canonical(sampled, Q, got.ids))
+            pairs = zip(expected.ids, got.ids, strict=True)
+            shared[eps0] = np.mean([len(np.intersect1d(*pair)) for pair in pairs])
+        assert shared[None] == shared[2.1] >= 9.9
+        assert shared[0] < shared[2.1]
+
+
+@every_metric
+def test_adsampling_answers_alike_everywhere(rng, metric):
+    X, Q = (rng.standard_normal((n, 90), dtype=np.float32) for n in (400, 9))
+    graph = cases.nearest_graph(lw.Flat(90, metric).add(X).rows, metric)
+    expected = None
+    for name in cases.RUNNABLE:
+        index = lw.HNSW._made(graph, "adsampling", None, name, None)
+        for n_threads in (1, 3):
+            got = index.search(Q, 10, ef=20, eps0=0.5, n_threads=n_threads)
+            answers = (*got, *got.stats.values())
+            expected = answers if expected is None else expected
+            assert_same_bytes(answers, expected, name, n_threads)
+
+
+def test_the_dial_is_for_adsampling_alone(rng):
+    Q = np.zeros(15)
+    for storage in ("f32", "sq8", "sq4"):
+        index = graph_of(rng, storage=storage)
+        for call in (index.search, index.pool):
+            with pytest.raises(ValueError, match=f"^eps0: is for .*, not '{storage}'"):
+                call(Q, 3, eps0=2.1)
+        with pytest.raises(ValueError, match=r"^eps0: is for"):
+            index.collect(Q, 3, lane=0, n_lanes=2, eps0=2.1)
+        with pytest.raises(ValueError, match=r"^eps0: is for"):
+            index.stream(Q, 3, eps0=2.1)
+    index = graph_of(rng, storage="adsampling")
+    for wrong in (-1, np.nan, -np.inf):
+        with pytest.raises(ValueError, match=r"^eps0: "):
+            index.search(Q, eps0=wrong)
+    with pytest.raises(TypeError, match=r"^eps0: "):
+        index.search(Q, eps0="much")
+
+
+@every_metric
+def test_rotated_rows_that_do_not_fit_are_refused(rng, metric):
+    index = graph_of(rng, metric, "adsampling")
+    header, arrays = index._parts()
+
+    def restored(**changed):
+        parts = {**arrays, **{f"rotated.{name}": a for name, a in changed.items()}}
+        parts = {name: a for name, a in parts.items() if a is not None}
+        return lw.HNSW._restored(header, parts, True, None, None)
+
+    restored()
+    rows, norms = arrays["rotated.rows"], arrays.get("rotated.norms")
+    nan, endless, long = (rows.copy() for _ in range(3))
+    nan[3, 2], endless[0, 0], long[-1, -1] = np.nan, np.inf, 1e19
+    for wrong in (nan, endless, long, rows[1:], rows[:, 1:], rows.astype(np.float64), rows[0]):
+        with pytest.raises(ValueError, match=r"^rotated rows: "):
+            restored(rows=wrong)
+    other = np.zeros(200, dtype=np.float32) if norms is None else None
+    for wrong in (other, *([] if norms is None else [norms[1:], norms + 1, norms[:, None]])):
+        with pytest.raises(ValueError, match=r"^rotated norms: "):
+            restored(norms=wrong)
+    with pytest.raises(KeyError):
+        restored(rows=None)
+    native = index._snapshot.graph.native()
+    for call in (
+        lambda: native.steer_rotated(rows[1:], norms),
+        lambda: native.steer_rotated(rows, other),
+        lambda: index._snapshot.steering.steer(index._snapshot.native),
+    ):
+        with pytest.raises(ValueError, match=r"^native call: graph rotated"):
+            call()
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])
@@ -461,7 +596,7 @@ def test_hnswlib_gets_it_back(rng, metric, tmp_path):
     same_answers(lw.HNSW.load_hnswlib(tmp_path / "theirs.bin", metric), index, Q)
 
 
-@pytest.mark.parametrize("storage", ["f32", "sq8", "sq4"])
+@pytest.mark.parametrize("storage", STORAGES)
 @every_metric
 def test_saved_and_loaded_it_answers_the_same(rng, metric, storage, tmp_path):
     index = graph_of(rng, metric, storage)
@@ -484,9 +619,10 @@ def test_saved_and_loaded_it_answers_the_same(rng, metric, storage, tmp_path):
     assert len(lw.HNSW.load_hnswlib(path, metric)) == 0
 
 
-def test_what_is_added_is_found(rng):
+@pytest.mark.parametrize("storage", ["sq8", "adsampling"])
+def test_what_is_added_is_found(rng, storage):
     X = rng.standard_normal((300, 8), dtype=np.float32)
-    index = lw.HNSW.build(X[:100], M=5, ef_construction=50, storage="sq8")
+    index = lw.HNSW.build(X[:100], M=5, ef_construction=50, storage=storage)
     assert index.add(X[100:200]) is index
     index.add(X[200:], np.arange(1000, 1100), progress=lambda *step: None)
     index.add(np.empty((0, 8)))
@@ -507,18 +643,22 @@ def test_what_is_added_is_found(rng):
     with pytest.raises(ValueError, match="largest"):
         lw.HNSW.build(X[:2]).add(X[:1], [2**63 - 1]).add(X[:1])
     raw = raw_index(X, "l2")
-    assert lw.HNSW.from_hnswlib(raw).refresh(raw).ids.tolist() == list(range(300))
+    assert lw.HNSW.from_hnswlib(raw, storage=storage).refresh(raw).ids.tolist() == list(range(300))
     with pytest.raises(ValueError, match=r"^index: expected metric 'ip', got 'l2'"):
         lw.HNSW(raw_index(X, "ip")).refresh(raw)
 
 
-def test_an_empty_graph_grows(rng):
+@pytest.mark.parametrize("storage", ["sq4", "adsampling"])
+def test_an_empty_graph_grows(rng, storage):
     X = rng.standard_normal((40, 6), dtype=np.float32)
-    index = lw.HNSW(raw_index(X[:0], "l2", max_elements=1), storage="sq4").add(X)
+    empty = lw.HNSW(raw_index(X[:0], "l2", max_elements=1), storage=storage)
+    assert (empty.search(X, 3).ids == -1).all()
+    assert len(pickle.loads(pickle.dumps(empty))) == 0
+    index = empty.add(X)
     assert (index.search(X, 1, ef=40).ids[:, 0] == np.arange(40)).all()
 
 
-@pytest.mark.parametrize("storage", ["sq8", "sq4"])
+@pytest.mark.parametrize("storage", STORAGES[1:])
 @pytest.mark.parametrize("kind", [*cases.DATA, "longest"])
 def test_codes_bear_any_rows(rng, kind, storage, tmp_path):
     """Answers are ranked exactly whatever steers; all elements are reached at last."""
@@ -555,7 +695,7 @@ def test_search_needs_no_hnswlib(rng, monkeypatch):
 # ------------------------------------------------------------------------------------- lanes
 
 
-@pytest.mark.parametrize("storage", ["f32", "sq4"])
+@pytest.mark.parametrize("storage", ["f32", "sq4", "adsampling"])
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
 def test_a_lane_collects_what_it_owns(rng, storage, alpha):
     index = graph_of(rng, storage=storage)
@@ -658,7 +798,7 @@ def test_a_damaged_file_of_hnswlib_is_refused_or_harmless(rng, metric, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["f32", "sq4"])
+@pytest.mark.parametrize("storage", ["f32", "sq4", "adsampling"])
 def test_a_damaged_file_of_ours_is_refused(rng, storage, tmp_path):
     path = tmp_path / "graph.lw"
     index = graph_of(rng, storage=storage, n=60)

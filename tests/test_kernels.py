@@ -263,7 +263,8 @@ def test_rows_within_are_the_rows_or_certainly_beyond(kernels, rng, kind, dim):
         bounds += [np.nextafter(score, np.float32(-np.inf)) for score in scores[:3]]
         for bound in bounds:
             got = np.full(n, np.nan, dtype=np.float32)
-            kernels.l2_rows_within(query, rows, ids, bound, got)
+            bounds = np.full(n, bound, dtype=np.float32)
+            kernels.l2_rows_within(query, rows, ids, bounds, 128, None, got)
             left = np.isinf(got)
             assert_same_bytes(got[~left], scores[~left], n, bound)
             assert (scores[left] > bound).all()
@@ -274,8 +275,55 @@ def test_rows_within_are_left_early(kernels, rng):
     rows = np.zeros((3, 300), dtype=np.float32)
     rows[:, 0], rows[1:, 299] = 2, np.nan
     out = np.empty(3, dtype=np.float32)
-    kernels.l2_rows_within(rows[0] * 0, rows, np.arange(3), 3.0, out)
+    bounds = np.full(3, 3, dtype=np.float32)
+    kernels.l2_rows_within(rows[0] * 0, rows, np.arange(3), bounds, 128, None, out)
     assert out.tolist() == [np.inf] * 3
+
+
+def sampled(rng, kind, dim, n, step):
+    """Rows, a bound for each near its distance, and factors that leave some at every look."""
+    query, rows = KINDS[kind](rng, (dim,)), KINDS[kind](rng, (n + 3, dim))
+    ids = rng.integers(0, n + 3, n)
+    scores = cases.row_scores(SCALAR, "l2", query, rows, ids)
+    bounds = scores * rng.choice([0.25, 1, 4], n).astype(np.float32)
+    bounds[::5] = rng.choice(np.array([-1, 0, np.inf], dtype=np.float32), len(bounds[::5]))
+    whole = dim // 16 * 16
+    ends = np.minimum(np.arange(step, whole + step, step), whole)
+    factors = ((ends / dim) * rng.choice([0.5, 1, 1.5], len(ends))).astype(np.float32)
+    return query, rows, ids, bounds, ends, factors
+
+
+def rows_within(kernels, query, rows, ids, bounds, step, factors):
+    out = np.full(len(ids), np.nan, dtype=np.float32)
+    kernels.l2_rows_within(query, rows, ids, bounds, step, factors, out)
+    return out
+
+
+@beside_scalar
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_within_factors_same_bits(kernels, rng, kind, dim):
+    for n in COUNTS:
+        for step in (16, 32, 128):
+            query, rows, ids, bounds, _, factors = sampled(rng, kind, dim, n, step)
+            got, expected = (
+                rows_within(k, query, rows, ids, bounds, step, factors) for k in (kernels, SCALAR)
+            )
+            assert_same_bytes(got, expected, n, step)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_rows_within_factors_exact_on_integers(rng, dim):
+    """Sums are exact, and so are products with powers of two."""
+    n_left = 0
+    for step in (16, 32, 128):
+        query, rows, ids, bounds, ends, factors = sampled(rng, "integers", dim, 40, step)
+        factors = np.exp2(np.rint(np.log2(factors)))
+        got = rows_within(SCALAR, query, rows, ids, bounds, step, factors)
+        expected = oracle.l2_rows_within(query, rows, ids, bounds, ends, factors)
+        assert np.array_equal(got, expected), step
+        n_left += np.isinf(got).sum()
+    assert 0 < n_left < 120 or dim < 16
 
 
 # ------------------------------------------------------------------------------------- assign
@@ -729,8 +777,12 @@ def test_bits_are_those_of_every_other_machine(code_kernels):
     projected = cases.project(kernels, rows, cases.dyadic((40, 100), 8))
     assert cases.digest(projected) == "9350e9117bc541d6"
     out = np.empty(33, dtype=np.float32)
-    kernels.l2_rows_within(query, rows, ids, 4200.0, out)
+    bounds = np.full(33, 4200, dtype=np.float32)
+    kernels.l2_rows_within(query, rows, ids, bounds, 128, None, out)
     assert cases.digest(out) == "294a70d6ff198e57"
+    factors = np.array([0.25, 0.5, 0.75], dtype=np.float32)
+    sampled_rows = rows_within(kernels, query, rows, ids, bounds, 32, factors)
+    assert cases.digest(sampled_rows) == "8c2e112fa3b2f689"
     codes, code_query = cases.dyadic_codes((9, 256), 9), cases.dyadic_codes((256,), 10, -127)
     positions = np.array([8, 0, 3, 3, 7, 1], dtype=np.int64)
     assert (

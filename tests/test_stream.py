@@ -19,7 +19,7 @@ from lanewise.graph import NO_LINK, GraphArrays
 from lanewise.lanes import LaneSearch, StreamSearch, Threads, plan, query_keys, streaming
 from lanewise.streams import Candidates
 
-STORAGES = ("f32", "sq8", "sq4")
+STORAGES = ("f32", "sq8", "sq4", "adsampling")
 every_metric = pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 every_storage = pytest.mark.parametrize("storage", STORAGES)
 
@@ -213,7 +213,9 @@ def test_one_thread_at_a_time():
     out = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.int64)
     for _ in range(100):
         # On a busy machine a walk may be over before anybody looks.
-        stream = _native.GraphStream(native, cases.BEST, np.zeros(1, np.float32), 5, n, n, None)
+        stream = _native.GraphStream(
+            native, cases.BEST, np.zeros(1, np.float32), None, 0.0, 5, n, n, None
+        )
         thread = threading.Thread(target=stream.advance, args=(n, *out))
         thread.start()
         refused = 0

@@ -16,6 +16,7 @@ class GraphScratch {
     const std::size_t most = std::max(graph.max_m0, graph.max_m) + kCountersTogether;
     fresh.resize(most);
     distances.resize(most);
+    bounds.resize(most);
     products.resize(most);
     words0.resize(most);
     words1.resize(most);
@@ -34,6 +35,7 @@ class GraphScratch {
   Heap<Farther> best;
   std::vector<std::int64_t> fresh;  // neighbours not seen before
   std::vector<float> distances;     // and how far they are
+  std::vector<float> bounds, factors;
   std::vector<std::int32_t> products;
   std::vector<std::uint64_t> counters, words0, words1;
   std::vector<std::int8_t> query_codes;
@@ -69,25 +71,28 @@ constexpr std::size_t kLine = 64;
 // Bytes of each row that are asked for before the first is scored; the kernels ask for more of long ones.
 constexpr std::size_t kMostBytes = 8 * kLine;
 constexpr float kFarthest = std::numeric_limits<float>::max();
+constexpr float kNoBound = std::numeric_limits<float>::infinity();
 
 void ask_for_bytes(const void* from, std::size_t n) {
   for (std::size_t byte = 0; byte < n; byte += kLine) LW_PREFETCH(static_cast<const char*>(from) + byte);
 }
 
+// Those that steer score elements. What is at the bound or beyond may be given any such distance.
+
 // The distance that decides: |q - x|^2, or -q.x for both kinds of product, which unlike 1 - q.x is not rounded again.
 class ByRows {
  public:
-  ByRows(const Kernels& kernels, const Graph& graph, const float* query, GraphScratch&)
+  ByRows(const Kernels& kernels, const Graph& graph, const GraphRequest& request, std::size_t q, GraphScratch&)
       : score_(graph.metric == Metric::kL2 ? kernels.l2_rows : kernels.dot_rows),
         graph_(graph),
-        query_(query),
+        query_(request.queries + q * graph.dim),
         n_asked_for_(std::min(kMostBytes, graph.dim * sizeof(float))) {}
 
   void ask_for(std::int64_t id) const {
     ask_for_bytes(graph_.rows + static_cast<std::size_t>(id) * graph_.dim, n_asked_for_);
   }
 
-  void score(const std::int64_t* ids, std::size_t n, float* distances) const {
+  void score(const std::int64_t* ids, std::size_t n, float, float* distances) const {
     score_(query_, graph_.rows, ids, n, graph_.dim, distances);
     if (graph_.metric == Metric::kL2) return;
     for (std::size_t i = 0; i < n; ++i) distances[i] = -distances[i];
@@ -109,7 +114,7 @@ int nearest(double x) {
 // The same, less what is equal for all rows, estimated from codes: integer products, and one step in float for each.
 class ByCodes {
  public:
-  ByCodes(const Kernels& kernels, const Graph& graph, const float* query, GraphScratch& scratch)
+  ByCodes(const Kernels& kernels, const Graph& graph, const GraphRequest& request, std::size_t q, GraphScratch& scratch)
       : dot_(graph.codes->bits == 8 ? kernels.dot_codes : kernels.dot_nibbles),
         codes_(*graph.codes),
         query_codes_(scratch.query_codes),
@@ -117,11 +122,12 @@ class ByCodes {
         weighted_(scratch.weighted),
         n_asked_for_(std::min(kMostBytes, codes_.stride)) {
     const bool l2 = graph.metric == Metric::kL2;
+    const float* const query = request.queries + q * graph.dim;
     weighted_.resize(graph.dim);
     double largest = 0.0;
     for (std::size_t d = 0; d < graph.dim; ++d) {
-      const double q = static_cast<double>(query[d]) - (l2 ? static_cast<double>(codes_.center[d]) : 0.0);
-      weighted_[d] = q * static_cast<double>(codes_.step[d]);
+      const double centred = static_cast<double>(query[d]) - (l2 ? static_cast<double>(codes_.center[d]) : 0.0);
+      weighted_[d] = centred * static_cast<double>(codes_.step[d]);
       largest = std::max(largest, std::abs(weighted_[d]));
     }
     query_codes_.assign(codes_.n_codes(), 0);
@@ -137,7 +143,7 @@ class ByCodes {
     LW_PREFETCH(codes_.base + id);
   }
 
-  void score(const std::int64_t* ids, std::size_t n, float* distances) const {
+  void score(const std::int64_t* ids, std::size_t n, float, float* distances) const {
     dot_(query_codes_.data(), sum_, codes_.codes, codes_.stride, ids, n, codes_.n_codes(), products_.data());
     for (std::size_t i = 0; i < n; ++i) {
       distances[i] = codes_.base[ids[i]] - weight_ * static_cast<float>(products_[i]);
@@ -155,7 +161,64 @@ class ByCodes {
   float weight_;
 };
 
-// One query's way through the graph. `Steer` scores elements.
+// ADSampling (Gao & Long 2023) on rotated rows: |q - x|^2, or -q.x by way of it, and infinity for a row that is left.
+class ByRotated {
+ public:
+  ByRotated(const Kernels& kernels, const Graph& graph, const GraphRequest& request, std::size_t q,
+            GraphScratch& scratch)
+      : kernels_(kernels),
+        rows_(*graph.rotated),
+        dim_(graph.dim),
+        query_(request.rotated + q * graph.dim),
+        bounds_(scratch.bounds),
+        factors_(scratch.factors),
+        n_asked_for_(std::min(kMostBytes, graph.dim * sizeof(float))) {
+    if (rows_.norms != nullptr) kernels.dot_rows(query_, query_, nullptr, 1, dim_, &norm_);
+    factors_.clear();
+    for (std::size_t seen = kStep; seen < dim_; seen += kStep) {
+      const double i = static_cast<double>(seen);
+      const double factor = 1 + request.eps0 / std::sqrt(i);
+      factors_.push_back(static_cast<float>(std::min(1.0, i / static_cast<double>(dim_) * factor * factor)));
+    }
+    factors_.push_back(1.0f);
+  }
+
+  void ask_for(std::int64_t id) const {
+    ask_for_bytes(rows_.rows + static_cast<std::size_t>(id) * dim_, n_asked_for_);
+    if (rows_.norms != nullptr) LW_PREFETCH(rows_.norms + id);
+  }
+
+  void score(const std::int64_t* ids, std::size_t n, float bound, float* distances) const {
+    for (std::size_t i = 0; i < n; ++i) bounds_[i] = bound_of(ids[i], bound);
+    kernels_.l2_rows_within(query_, rows_.rows, ids, n, dim_, bounds_.data(), kStep, factors_.data(), distances);
+    if (rows_.norms == nullptr) return;
+    for (std::size_t i = 0; i < n; ++i) distances[i] = 0.5f * (distances[i] - both_norms(ids[i]));
+  }
+
+ private:
+  static constexpr std::size_t kStep = 2 * kLanes;
+
+  float both_norms(std::int64_t id) const { return norm_ + rows_.norms[id]; }
+
+  // |q - x|^2 = |q|^2 + |x|^2 - 2 q.x turns a bound on -q.x into one on the left side. It is raised by more than it
+  // was rounded by, so that what exceeds it is no nearer than the bound when it is turned back.
+  float bound_of(std::int64_t id, float bound) const {
+    if (rows_.norms == nullptr) return bound;
+    const float turned = 2 * bound + both_norms(id);
+    return turned + 0x1p-22f * std::abs(turned);
+  }
+
+  const Kernels& kernels_;
+  const GraphRotated& rows_;
+  std::size_t dim_;
+  const float* query_;
+  std::vector<float>& bounds_;
+  std::vector<float>& factors_;
+  std::size_t n_asked_for_;
+  float norm_ = 0;
+};
+
+// One query's way through the graph.
 template <class Steer>
 class Walk {
  public:
@@ -166,7 +229,7 @@ class Walk {
         key_(request.owner == nullptr ? nullptr : request.keys + 2 * q),
         query_(request.queries + q * graph.dim),
         scratch_(scratch),
-        steer_(kernels, graph, query_, scratch) {}
+        steer_(kernels, graph, request, q, scratch) {}
 
   void run(float* distances, std::int64_t* ids, GraphStats* stats) {
     begin();
@@ -201,10 +264,10 @@ class Walk {
   // Writes what was found. Only the nearest of it are kept.
   void answer(float* distances, std::int64_t* ids, GraphStats* stats) {
     auto& best = scratch_.best;
-    const std::size_t kept = graph_.codes == nullptr ? request_.k : request_.rerank;
+    const std::size_t kept = graph_.steered_by_rows() ? request_.k : request_.rerank;
     while (best.size() > kept) best.pop();
     TopK top(request_.k);
-    if (graph_.codes == nullptr) {
+    if (graph_.steered_by_rows()) {
       for (const Node& node : best.nodes()) top.push({canonical(node.distance), graph_.label(node.id)});
       stats_.settled = stats_.distances;
     } else {
@@ -236,7 +299,7 @@ class Walk {
   Node descend() {
     std::int64_t* const ids = scratch_.fresh.data();
     ids[0] = graph_.enter;
-    Node now{score(1)[0], graph_.enter};
+    Node now{score(1, kNoBound)[0], graph_.enter};
     for (std::size_t level = graph_.max_level; level > 0; --level) {
       for (bool moved = true; moved;) {
         moved = false;
@@ -244,7 +307,7 @@ class Walk {
         std::size_t n = 0;
         for (; n < graph_.max_m && links[n] != kNoLink; ++n) ids[n] = links[n];
         ++stats_.hops;
-        const float* const distances = score(n);
+        const float* const distances = score(n, now.distance);
         for (std::size_t i = 0; i < n; ++i) {
           if (!(distances[i] < now.distance)) continue;
           now = {distances[i], static_cast<std::uint32_t>(ids[i])};
@@ -281,7 +344,7 @@ class Walk {
       ++stats_.expanded;
       // The likely next one: its links come while these are scored.
       if (!candidates.empty()) ask_for_links(candidates.top().id);
-      const float* const distances = score(n);
+      const float* const distances = score(n, best.size() >= ef ? bound : kNoBound);
       if (kSome) find_owners(n);
       for (std::size_t i = 0; i < n; ++i) {
         if (best.size() >= ef && !(bound > distances[i])) continue;
@@ -302,10 +365,10 @@ class Walk {
     ask_for_bytes(graph_.links + std::size_t{node} * graph_.max_m0, graph_.max_m0 * sizeof(std::uint32_t));
   }
 
-  // Distances of the first n that are fresh.
-  const float* score(std::size_t n) {
+  // Distances of the first n that are fresh; of those at the bound or beyond, that they are.
+  const float* score(std::size_t n, float bound) {
     for (std::size_t i = 0; i < n; ++i) steer_.ask_for(scratch_.fresh[i]);
-    steer_.score(scratch_.fresh.data(), n, scratch_.distances.data());
+    steer_.score(scratch_.fresh.data(), n, bound, scratch_.distances.data());
     stats_.distances += n;
     return scratch_.distances.data();
   }
@@ -368,7 +431,7 @@ class Stream final : public GraphStream {
 
   float bound() const override {
     // Of what was found the ef nearest are known, of what was expanded the k nearest.
-    float bound = std::numeric_limits<float>::infinity();
+    float bound = kNoBound;
     if (begun_ && scratch_->best.size() == request_.ef) bound = scratch_->best.top().distance;
     if (nearest_.size() == request_.k) bound = std::min(bound, nearest_.top().distance);
     return walk_.canonical(bound);
@@ -407,8 +470,10 @@ bool search_graph(const Kernels& kernels, const Graph& graph, const GraphRequest
     GraphScratch& scratch = *mine[worker];
     float* const distance = distances + q * request.k;
     std::int64_t* const id = ids + q * request.k;
-    if (graph.codes == nullptr) {
+    if (graph.steered_by_rows()) {
       Walk<ByRows>(kernels, graph, request, q, scratch).run(distance, id, stats + q);
+    } else if (graph.rotated != nullptr) {
+      Walk<ByRotated>(kernels, graph, request, q, scratch).run(distance, id, stats + q);
     } else {
       Walk<ByCodes>(kernels, graph, request, q, scratch).run(distance, id, stats + q);
     }
@@ -421,7 +486,8 @@ bool search_graph(const Kernels& kernels, const Graph& graph, const GraphRequest
 
 std::unique_ptr<GraphStream> stream_graph(const Kernels& kernels, const Graph& graph, const GraphRequest& request,
                                           GraphScratches& scratches) {
-  if (graph.codes == nullptr) return std::make_unique<Stream<ByRows>>(kernels, graph, request, scratches);
+  if (graph.steered_by_rows()) return std::make_unique<Stream<ByRows>>(kernels, graph, request, scratches);
+  if (graph.rotated != nullptr) return std::make_unique<Stream<ByRotated>>(kernels, graph, request, scratches);
   return std::make_unique<Stream<ByCodes>>(kernels, graph, request, scratches);
 }
 

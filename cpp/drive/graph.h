@@ -28,6 +28,12 @@ struct GraphCodes {
   std::size_t n_codes() const { return bits == 8 ? stride : 2 * stride; }
 };
 
+// Rows once more, rotated at random, so that the first dimensions of a difference estimate all of it.
+struct GraphRotated {
+  const float* rows;   // [n, dim]
+  const float* norms;  // [n], |row|^2, for products; null for L2
+};
+
 // Whoever fills this in has checked every link: those of level l lead to elements that have a level l.
 struct Graph {
   std::size_t n;
@@ -42,7 +48,11 @@ struct Graph {
   const std::int64_t* labels;        // [n], the caller's id of each element; null if it is its number
   const float* rows;                 // [n, dim]
   Metric metric;
-  const GraphCodes* codes;  // that steer the search; null if the rows do
+  // What steers the search, at most one; if both are null, the rows do.
+  const GraphCodes* codes;
+  const GraphRotated* rotated;
+
+  bool steered_by_rows() const { return codes == nullptr && rotated == nullptr; }
 
   const std::uint32_t* upper_links(std::uint32_t node, std::size_t level) const {
     return upper + (upper_begin[node] + level - 1) * max_m;
@@ -63,8 +73,11 @@ struct GraphRequest {
   const float* queries;  // [n_queries, dim]
   std::size_t n_queries;
   std::size_t k;
-  std::size_t ef;                // at least k
-  std::size_t rerank;            // with codes: candidates, the most promising, that are scored exactly; at least k
+  std::size_t ef;  // at least k
+  // Unless rows steer: candidates, the most promising, that are scored exactly; at least k.
+  std::size_t rerank;
+  const float* rotated;          // [n_queries, dim], the queries as rotated rows have them; null if there are none
+  double eps0;                   // the dial of rotated rows; infinite: one is left only if it is beyond
   const std::uint64_t* allowed;  // one bit an element, those that may be answered; all if null
   const Ownership* owner;        // of a lane that answers with candidates of its own only; null for all
   std::size_t lane;

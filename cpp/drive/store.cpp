@@ -29,11 +29,14 @@ void settle_near(const Kernels& kernels, const Store& store, const float* query,
     settle(kernels, store, query, rows, n, search);
     return;
   }
+  constexpr std::size_t kBetweenLooks = 8 * kLanes;
   float distances[kSettledTogether];
-  for_each_named(store.rows, rows, n, store.dim,
-                 [&](const float* floats, const std::int64_t* ids, std::size_t at, std::size_t m) {
-                   kernels.l2_rows_within(query, floats, ids, m, store.dim, bound, distances + at);
-                 });
+  float bounds[kSettledTogether];
+  std::fill_n(bounds, n, bound);
+  for_each_named(
+      store.rows, rows, n, store.dim, [&](const float* floats, const std::int64_t* ids, std::size_t at, std::size_t m) {
+        kernels.l2_rows_within(query, floats, ids, m, store.dim, bounds, kBetweenLooks, nullptr, distances + at);
+      });
   for (std::size_t i = 0; i < n; ++i) {
     if (distances[i] == std::numeric_limits<float>::infinity()) continue;
     const Neighbor candidate{distances[i], store.id(rows[i])};

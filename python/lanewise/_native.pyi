@@ -34,7 +34,14 @@ class Kernels:
     def l2_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
     def dot_rows(self, query: _F32, rows: _F32, ids: _I64, out: _F32) -> None: ...
     def l2_rows_within(
-        self, query: _F32, rows: _F32, ids: _I64, bound: float, out: _F32
+        self,
+        query: _F32,
+        rows: _F32,
+        ids: _I64,
+        bounds: _F32,
+        step: int,
+        factors: _F32 | None,
+        out: _F32,
     ) -> None: ...
     def project(self, x: _F32, panels: _F32, out: _F32) -> None: ...
     def screen_codes(
@@ -350,10 +357,13 @@ class Graph:
         labels: _I64 | None,
     ) -> None: ...
     def steer(self, codes: _I8, bits: int, base: _F32, center: _F32, step: _F32) -> None: ...
+    def steer_rotated(self, rows: _F32, norms: _F32 | None) -> None: ...
     def search(
         self,
         kernels: Kernels,
         queries: _F32,
+        rotated: _F32 | None,
+        eps0: float,
         ef: int,
         rerank: int,
         allowed: _U64 | None,
@@ -374,6 +384,8 @@ class GraphStream:
         graph: Graph,
         kernels: Kernels,
         query: _F32,
+        rotated: _F32 | None,
+        eps0: float,
         k: int,
         ef: int,
         rerank: int,

@@ -1,4 +1,4 @@
-"""An HNSW graph as arrays: taken over from hnswlib, checked, given back, and coded."""
+"""An HNSW graph as arrays: taken over from hnswlib, checked, given back, coded and rotated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from lanewise import _native
 from lanewise.arrays import check_finite, check_int, check_metric
 from lanewise.canonical import check_lengths
+from lanewise.rotation import RandomRotation
 
-__all__ = ["NO_LINK", "GraphArrays", "GraphCodes", "aligned", "padded_dim"]
+__all__ = ["NO_LINK", "GraphArrays", "GraphCodes", "RotatedRows", "aligned_copy", "padded_dim"]
 
 NO_LINK = np.uint32(2**32 - 1)
 
@@ -45,6 +46,8 @@ _STEP = 1 << 16
 _SAMPLE = 1 << 16
 _OUTSIDE = {8: 1e-3, 4: 5e-3}
 _WIDER = {8: 0.5, 4: 0.0}
+# Of the rotation of rows. A saved index holds rows that were rotated by it: it stays.
+_ROTATION_SEED = 7
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
@@ -62,6 +65,15 @@ def aligned(shape: tuple[int, int]) -> Floats:
     flat = np.zeros(math.prod(shape) + _LANES, dtype=np.float32)
     begin = -flat.ctypes.data % 64 // flat.itemsize
     return flat[begin : begin + math.prod(shape)].reshape(shape)
+
+
+def aligned_copy(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a copy that begins at a multiple of 64 bytes; what can be no rows as it is."""
+    if rows.dtype != np.float32 or rows.ndim != 2:
+        return rows
+    copy = aligned(rows.shape)
+    copy[:] = rows
+    return copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -469,6 +481,8 @@ class GraphCodes:
     127 and codes of 4 bits from -8 to 7.
     """
 
+    names: ClassVar = ("codes", "base", "center", "step")
+
     bits: int
     codes: npt.NDArray[np.int8]
     base: Floats
@@ -514,8 +528,9 @@ class GraphCodes:
             report("coding", some.stop, n)
         return cls(bits, codes, base, center, step)
 
-    def check(self, n: int, dim: int) -> None:
+    def check(self, graph: GraphArrays) -> None:
         """Raise ValueError unless the codes fit a graph."""
+        n, dim = graph.rows.shape
         for name, dtype, shape in (
             ("codes", np.int8, (n * self.stride(dim, self.bits) + 64,)),
             ("base", np.float32, (n,)),
@@ -531,7 +546,79 @@ class GraphCodes:
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All arrays, by name."""
-        return {name: getattr(self, name) for name in ("codes", "base", "center", "step")}
+        return {name: getattr(self, name) for name in self.names}
+
+    def steer(self, native: _native.Graph) -> None:
+        """Let searches of a graph go by the codes."""
+        native.steer(self.codes, self.bits, self.base, self.center, self.step)
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedRows:
+    """A graph's rows rotated at random, which steer its searches by their first dimensions.
+
+    Attributes
+    ----------
+    rotation : RandomRotation
+    rows : ndarray of float32, shape (n, padded_dim(dim))
+        Rotated with the zeros behind them, among which they spread as well.
+    norms : ndarray of float32, shape (n,), or None
+        Their squared lengths, for inner product and cosine.
+    """
+
+    rotation: RandomRotation
+    rows: Floats
+    norms: Floats | None
+
+    @classmethod
+    def made(cls, graph: GraphArrays, report: Callable[..., Any]) -> Self:
+        """Rotate rows."""
+        n, dim = graph.rows.shape
+        rotation = RandomRotation(dim, seed=_ROTATION_SEED)
+        rows = aligned(graph.rows.shape)
+        norms = None if graph.metric == "l2" else np.empty(n, dtype=np.float32)
+        for begin in range(0, n, _STEP):
+            some = slice(begin, min(begin + _STEP, n))
+            rotation.transform(graph.rows[some], out=rows[some])
+            if norms is not None:
+                squared = np.empty(some.stop - begin, dtype=np.float64)
+                _native.squared_norms(rows[some], squared)
+                norms[some] = squared
+            report("rotating", some.stop, n)
+        return cls(rotation, rows, norms)
+
+    @classmethod
+    def restored(cls, graph: GraphArrays, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+        """Return what has such `arrays`, not checked yet."""
+        rotation = RandomRotation(graph.rows.shape[1], seed=_ROTATION_SEED)
+        return cls(rotation, aligned_copy(arrays["rows"]), arrays.get("norms"))
+
+    def check(self, graph: GraphArrays) -> None:
+        """Raise ValueError unless the rows fit a graph, and no distance to them overflows."""
+        n, rows = len(graph), self.rows
+        found = (rows.dtype, rows.shape)
+        expected = (np.dtype(np.float32), graph.rows.shape)
+        _expect(found == expected, "rotated rows", expected, found)
+        squared = np.empty(n, dtype=np.float64)
+        # Twice what rows may have leaves room for rounding. NaN is no such length either.
+        limit = float(np.finfo(np.float32).max) / 4
+        longest2 = _native.squared_norms(rows, squared)
+        _expect(longest2 <= limit, "rotated rows", "rows that are no longer", longest2**0.5)
+        norms, wanted = self.norms, graph.metric != "l2"
+        same = (norms is not None) == wanted
+        if norms is not None:
+            same = same and norms.dtype == np.float32
+            same = same and np.array_equal(norms, squared.astype(np.float32))
+        _expect(same, "rotated norms", "those of the rows" if wanted else "none", "others")
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All arrays that there are, by name."""
+        return {"rows": self.rows} | ({} if self.norms is None else {"norms": self.norms})
+
+    def steer(self, native: _native.Graph) -> None:
+        """Let searches of a graph go by the rotated rows."""
+        native.steer_rotated(self.rows, self.norms)
 
 
 def _store(table: npt.NDArray[np.int8], codes: npt.NDArray[np.int8], bits: int) -> None:

@@ -24,7 +24,7 @@ from lanewise.arrays import (
     packed_bits,
 )
 from lanewise.canonical import as_they_are, check_lengths, normalized
-from lanewise.graph import GraphArrays, GraphCodes, aligned, padded_dim
+from lanewise.graph import GraphArrays, GraphCodes, RotatedRows, aligned_copy, padded_dim
 from lanewise.kernels import Kernels, get
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.result import SearchResult
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["HNSW"]
 
 _KIND = "hnsw"
-_STORAGES = ("f32", "sq8", "sq4")
+_BITS = {"sq8": 8, "sq4": 4}
+_STORAGES = ("f32", *_BITS, "adsampling")
 _MAX_CODE_DIM = 65_536
+_EPS0 = 2.1
 _STATS = ("hops", "expanded", "distances", "settled")
 # Rows that hnswlib adds between two reports.
 _STEP = 1000
@@ -49,17 +51,17 @@ class _Snapshot:
     """A graph as searches see it: they hold on to it while elements are added."""
 
     graph: GraphArrays
-    codes: GraphCodes | None
+    steering: GraphCodes | RotatedRows | None  # None if the rows steer
     native: _native.Graph | None  # None if there are no elements
 
     @classmethod
-    def of(cls, graph: GraphArrays, codes: GraphCodes | None) -> _Snapshot:
+    def of(cls, graph: GraphArrays, steering: GraphCodes | RotatedRows | None) -> _Snapshot:
         if len(graph) == 0:
             return cls(graph, None, None)
         native = graph.native()
-        if codes is not None:
-            native.steer(codes.codes, codes.bits, codes.base, codes.center, codes.step)
-        return cls(graph, codes, native)
+        if steering is not None:
+            steering.steer(native)
+        return cls(graph, steering, native)
 
 
 class HNSW:
@@ -75,9 +77,11 @@ class HNSW:
     index : hnswlib.Index
         A graph, built or empty. It is copied: what is added to it or deleted from it later is seen
         after `refresh`.
-    storage : {"f32", "sq8", "sq4"}, default "f32"
-        What steers a search: the rows, or codes of 8 or 4 bits a dimension, which are read faster.
-        Answers are scored on the rows in any case; see `rerank` of `search`.
+    storage : {"f32", "sq8", "sq4", "adsampling"}, default "f32"
+        What steers a search: the rows, codes of 8 or 4 bits a dimension, which are read faster, or
+        with "adsampling" the rows once more, rotated at random, each of which is read only until
+        its first dimensions say that it is too far; see `eps0` of `search`. Answers are scored on
+        the rows in any case; see `rerank` of `search`.
     kernels : str or Kernels, optional
         Kernel set, see `lanewise.kernels.get`. It never changes an answer.
     n_threads : int, optional
@@ -95,6 +99,9 @@ class HNSW:
     navigable small world graphs", 2018. Distances are the canonical ones of the rows as hnswlib has
     them: the squared L2 distance, the negated inner product, or one minus the product with a row
     that hnswlib normalised. Equal ones are in the order of their ids.
+
+    "adsampling" is HNSW++ of Gao & Long, "High-dimensional approximate nearest neighbor search:
+    with reliable and efficient distance comparison operations", SIGMOD 2023.
 
     Examples
     --------
@@ -121,7 +128,7 @@ class HNSW:
         self,
         graph: GraphArrays,
         storage: str,
-        codes: GraphCodes | None,
+        steering: GraphCodes | RotatedRows | None,
         kernels: str | Kernels | None,
         n_threads: int | None,
         report: Progress = say_nothing,
@@ -132,16 +139,22 @@ class HNSW:
         self._storage = storage
         self._lock = threading.Lock()
         self.ef = graph.ef
-        self._publish(graph, codes, report)
+        self._publish(graph, steering, report)
 
     def _publish(
-        self, graph: GraphArrays, codes: GraphCodes | None = None, report: Progress = say_nothing
+        self,
+        graph: GraphArrays,
+        steering: GraphCodes | RotatedRows | None = None,
+        report: Progress = say_nothing,
     ) -> None:
-        if codes is None and self._storage != "f32" and len(graph) > 0:
-            bits = 8 if self._storage == "sq8" else 4
-            codes = GraphCodes.made(graph.rows, bits, graph.metric != "l2", report)
+        if steering is None and len(graph) > 0:
+            if self._storage == "adsampling":
+                steering = RotatedRows.made(graph, report)
+            elif self._storage != "f32":
+                bits = _BITS[self._storage]
+                steering = GraphCodes.made(graph.rows, bits, graph.metric != "l2", report)
         # One assignment, so that nobody ever finds half of a change.
-        self._snapshot = _Snapshot.of(graph, codes)
+        self._snapshot = _Snapshot.of(graph, steering)
 
     @classmethod
     def _made(cls, graph: GraphArrays, storage: str, *rest: Any, **options: Any) -> Self:
@@ -262,7 +275,7 @@ class HNSW:
         ef_construction : int, default 200
             Width of the search that finds an element's links.
         seed : int, default 100
-        storage : {"f32", "sq8", "sq4"}, default "f32"
+        storage : {"f32", "sq8", "sq4", "adsampling"}, default "f32"
             As for `HNSW`.
         n_threads : int, optional, default 1
             One thread builds the same graph every time; more are faster.
@@ -435,7 +448,7 @@ class HNSW:
         io.write_atomically(Path(path), self._snapshot.graph.write_file)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Save the graph, and codes if there are, with checksums, whole or not at all.
+        """Save the graph, and what steers it if not the rows, with checksums, whole or not at all.
 
         Parameters
         ----------
@@ -458,8 +471,9 @@ class HNSW:
         arrays = graph.arrays
         if graph.deleted is not None:
             arrays["deleted"] = graph.deleted.astype(np.uint8)
-        if snapshot.codes is not None:
-            arrays |= {f"codes.{name}": a for name, a in snapshot.codes.arrays.items()}
+        if snapshot.steering is not None:
+            part = _part_of(self.storage)
+            arrays |= {part + name: a for name, a in snapshot.steering.arrays.items()}
         return {**header, "storage": self.storage}, arrays
 
     @classmethod
@@ -478,7 +492,8 @@ class HNSW:
         ----------
         path : path-like
         mmap : bool, default False
-            Leave the rows on the disk: with codes a search reads those that it scores exactly.
+            Leave the rows on the disk: unless they steer, a search reads those that it scores
+            exactly.
         verify : bool, default True
             Whether to check mapped rows, which reads them once. Everything else is always checked.
         kernels, n_threads
@@ -510,22 +525,25 @@ class HNSW:
     ) -> Self:
         parts: dict[str, Any] = {**header}
         storage = parts.pop("storage")
-        parts |= {name: a for name, a in arrays.items() if not name.startswith("codes.")}
+        parts |= {name: a for name, a in arrays.items() if "." not in name}
         deleted = parts.pop("deleted", None)
         rows = parts["rows"]
-        if not isinstance(rows, np.memmap) and rows.dtype == np.float32 and rows.ndim == 2:
-            parts["rows"] = aligned(rows.shape)
-            parts["rows"][:] = rows
+        if not isinstance(rows, np.memmap):
+            parts["rows"] = aligned_copy(rows)
         parts["deleted"] = None if deleted is None else deleted.astype(np.bool_)
         graph = GraphArrays(**{"labels": None, **parts})
         graph.check(check_rows)
         _check_storage(storage, graph.dim)
-        codes = None
+        steering: GraphCodes | RotatedRows | None = None
         if storage != "f32" and len(graph) > 0:
-            coded = {name: arrays[f"codes.{name}"] for name in ("codes", "base", "center", "step")}
-            codes = GraphCodes(8 if storage == "sq8" else 4, **coded)
-            codes.check(len(graph), graph.rows.shape[1])
-        return cls._made(graph, storage, codes, kernels, n_threads)
+            part = _part_of(storage)
+            found = {name[len(part) :]: a for name, a in arrays.items() if name.startswith(part)}
+            if storage == "adsampling":
+                steering = RotatedRows.restored(graph, found)
+            else:
+                steering = GraphCodes(_BITS[storage], *(found[name] for name in GraphCodes.names))
+            steering.check(graph)
+        return cls._made(graph, storage, steering, kernels, n_threads)
 
     def search(
         self,
@@ -535,6 +553,7 @@ class HNSW:
         ef: int | None = None,
         filter: Any = None,
         rerank: int | None = None,
+        eps0: float | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """Find about the k nearest elements of each query.
@@ -551,8 +570,12 @@ class HNSW:
             the same packed by ``numpy.packbits(..., bitorder="little")`` as uint8, or a list of
             ids. A search walks through the others, so that few allowed ones cost time.
         rerank : int, optional
-            With codes: so many candidates, the most promising, are scored on their rows; at least
-            `k`, by default all `ef`.
+            Unless rows steer: so many candidates, the most promising, are scored on their rows; at
+            least `k`, by default all `ef`.
+        eps0 : float, optional
+            For "adsampling": a row of D dimensions is left when its distance in the first i of them
+            is beyond the bound times ``i / D * (1 + eps0 / sqrt(i))**2``; by default 2.1. With inf
+            none is left but those that are beyond, so that the search finds what it finds without.
         n_threads : int, optional
 
         Returns
@@ -560,14 +583,14 @@ class HNSW:
         SearchResult
             `stats` holds one number a query: ``hops``, lists of links read above the lowest level;
             ``expanded``, those read on it; ``distances`` that steered the search, from rows or from
-            codes; ``settled`` rows scored exactly.
+            codes, those that were left included; ``settled`` rows scored exactly.
 
         Raises
         ------
         ValueError, TypeError
             If an argument is out of its range, or `queries` holds NaN or infinities.
         """
-        return self._search(queries, k, ef, filter, rerank, n_threads)
+        return self._search(queries, k, ef, filter, rerank, eps0, n_threads)
 
     def pool(
         self,
@@ -577,6 +600,7 @@ class HNSW:
         ef: int | None = None,
         filter: Any = None,
         rerank: int | None = None,
+        eps0: float | None = None,
         n_threads: int | None = None,
         lane: int | None = None,
         n_lanes: int | None = None,
@@ -587,7 +611,7 @@ class HNSW:
 
         Parameters
         ----------
-        queries, k_pool, ef, filter, rerank, n_threads
+        queries, k_pool, ef, filter, rerank, eps0, n_threads
             As for `search`.
         lane, n_lanes : int, optional
             Collect what this lane of so many owns alone, by the scheme "owner" of `plan`, while
@@ -621,7 +645,7 @@ class HNSW:
         if lane is None:
             if n_lanes is not None:
                 raise ValueError("lane: expected one of n_lanes, got None")
-            return self._search(queries, k_pool, ef, filter, rerank, n_threads).ids
+            return self._search(queries, k_pool, ef, filter, rerank, eps0, n_threads).ids
         return self.collect(
             queries,
             k_pool,
@@ -632,6 +656,7 @@ class HNSW:
             ef=ef,
             filter=filter,
             rerank=rerank,
+            eps0=eps0,
             n_threads=n_threads,
         ).ids
 
@@ -647,6 +672,7 @@ class HNSW:
         ef: int | None = None,
         filter: Any = None,
         rerank: int | None = None,
+        eps0: float | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """Find the k nearest of one lane: `pool` with distances and `stats`.
@@ -657,7 +683,7 @@ class HNSW:
         lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
         alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
         owner = _Owner(lane, n_lanes, alpha, key)
-        return self._search(queries, k, ef, filter, rerank, n_threads, owner)
+        return self._search(queries, k, ef, filter, rerank, eps0, n_threads, owner)
 
     def stream(
         self,
@@ -667,6 +693,7 @@ class HNSW:
         ef: int | None = None,
         filter: Any = None,
         rerank: int | None = None,
+        eps0: float | None = None,
         n_lanes: int | None = None,
         key: Any = None,
     ) -> CandidateStream:
@@ -678,7 +705,7 @@ class HNSW:
         Parameters
         ----------
         query : array-like of shape (dim,) or (1, dim)
-        k_pool, ef, filter, rerank
+        k_pool, ef, filter, rerank, eps0
             As for `pool`.
         n_lanes : int, optional
             Say whose each candidate is, of so many lanes, by the scheme "owner" of `plan`.
@@ -708,7 +735,7 @@ class HNSW:
         (True, True)
         """
         k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
-        asked = self._asked(query, "query", k_pool, ef, filter, rerank)
+        asked = self._asked(query, "query", k_pool, ef, filter, rerank, eps0)
         if len(asked.queries) != 1:
             raise ValueError(f"query: expected one, got {len(asked.queries)}")
         owners = None
@@ -718,10 +745,13 @@ class HNSW:
         native = None
         if asked.n_found > 0:
             assert asked.snapshot.native is not None
+            stored, rotated = asked.steering(1)
             native = _native.GraphStream(
                 asked.snapshot.native,
                 self._kernels,
-                asked.steering[0],
+                stored[0],
+                None if rotated is None else rotated[0],
+                asked.eps0,
                 asked.n_found,
                 asked.ef,
                 asked.rerank,
@@ -736,10 +766,11 @@ class HNSW:
         ef: int | None,
         filter: Any,
         rerank: int | None,
+        eps0: float | None,
         n_threads: int | None,
         owner: _Owner | None = None,
     ) -> SearchResult:
-        asked = self._asked(queries, "queries", k, ef, filter, rerank)
+        asked = self._asked(queries, "queries", k, ef, filter, rerank, eps0)
         threads = resolve_threads(self._n_threads if n_threads is None else n_threads)
         words = {} if owner is None else owner.words(asked.queries)
         n, k, found = len(asked.queries), asked.k, asked.n_found
@@ -752,7 +783,8 @@ class HNSW:
             labels = np.empty((n, found), dtype=np.int64)
             asked.snapshot.native.search(
                 self._kernels,
-                asked.steering,
+                *asked.steering(threads),
+                asked.eps0,
                 asked.ef,
                 asked.rerank,
                 asked.allowed,
@@ -766,7 +798,14 @@ class HNSW:
         return SearchResult(distances, ids, {name: stats[:, i] for i, name in enumerate(_STATS)})
 
     def _asked(
-        self, queries: Any, name: str, k: int, ef: int | None, filter: Any, rerank: int | None
+        self,
+        queries: Any,
+        name: str,
+        k: int,
+        ef: int | None,
+        filter: Any,
+        rerank: int | None,
+        eps0: float | None,
     ) -> _Asked:
         """Validate what a search is asked for."""
         snapshot = self._snapshot
@@ -779,11 +818,16 @@ class HNSW:
         ef = check_int(self.ef if ef is None else ef, "ef", low=0, high=2**31 - 1)
         if rerank is not None:
             if self._storage == "f32":
-                raise ValueError("rerank: is for storage 'sq8' and 'sq4', not 'f32'")
+                raise ValueError("rerank: is for storage 'sq8', 'sq4' and 'adsampling', not 'f32'")
             rerank = check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
+        if eps0 is not None:
+            if self._storage != "adsampling":
+                raise ValueError(f"eps0: is for storage 'adsampling', not {self._storage!r}")
+            eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
+        eps0 = _EPS0 if eps0 is None else eps0
         width = max(ef, k)
         rerank = width if rerank is None else rerank
-        return _Asked(snapshot, Q, k, width, rerank, self._allowed(graph, filter))
+        return _Asked(snapshot, Q, k, width, rerank, eps0, self._allowed(graph, filter))
 
     @staticmethod
     def _allowed(graph: GraphArrays, filter: Any) -> npt.NDArray[np.uint64] | None:
@@ -834,12 +878,14 @@ class HNSW:
 
     @property
     def hot_bytes(self) -> int:
-        """Bytes that steer searches: with codes all but the rows, which may lie on the disk."""
+        """Bytes that steer searches: those of the rows, which may lie on the disk, if they do."""
         snapshot = self._snapshot
         arrays = list(snapshot.graph.arrays.items())
-        if snapshot.codes is not None:
-            arrays += snapshot.codes.arrays.items()
-        return sum(a.nbytes for name, a in arrays if name != "rows" or self.storage == "f32")
+        if self.storage != "f32":
+            arrays = [(name, a) for name, a in arrays if name != "rows"]
+        if snapshot.steering is not None:
+            arrays += snapshot.steering.arrays.items()
+        return sum(a.nbytes for _, a in arrays)
 
     def __len__(self) -> int:
         return len(self._snapshot.graph)
@@ -861,6 +907,7 @@ class _Asked:
     k: int
     ef: int
     rerank: int
+    eps0: float
     allowed: npt.NDArray[np.uint64] | None
 
     @property
@@ -868,14 +915,20 @@ class _Asked:
         """Answers that there can be."""
         return min(self.k, len(self.snapshot.graph))
 
-    @property
-    def steering(self) -> npt.NDArray[np.float32]:
-        """The queries as rows are stored."""
+    def steering(
+        self, n_threads: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Return the queries as rows are stored, and as rotated rows are if there are any."""
         graph, Q = self.snapshot.graph, self.queries
         if graph.metric == "cosine":
             Q = normalized(Q)
         beyond = padded_dim(graph.dim) - graph.dim
-        return np.pad(Q, ((0, 0), (0, beyond))) if beyond > 0 else Q
+        if beyond > 0:
+            Q = np.pad(Q, ((0, 0), (0, beyond)))
+        steering = self.snapshot.steering
+        if not isinstance(steering, RotatedRows):
+            return Q, None
+        return Q, steering.rotation.transform(Q, n_threads=n_threads)
 
 
 def _keys(queries: npt.NDArray[np.float32], key: Any) -> npt.NDArray[np.uint64]:
@@ -912,9 +965,14 @@ def _unpickled(
     return HNSW._restored(header, arrays, True, None, n_threads)
 
 
+def _part_of(storage: str) -> str:
+    """Return what the names of the arrays that steer begin with in a file."""
+    return "rotated." if storage == "adsampling" else "codes."
+
+
 def _check_storage(storage: Any, dim: int) -> str:
     name = check_choice(storage, "storage", _STORAGES)
-    if name != "f32" and dim > _MAX_CODE_DIM:
+    if name in _BITS and dim > _MAX_CODE_DIM:
         raise ValueError(f"storage: {name!r} takes at most {_MAX_CODE_DIM} dimensions, got {dim}")
     return name
 

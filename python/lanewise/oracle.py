@@ -14,7 +14,7 @@ inner product, or one minus the cosine.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ __all__ = [
     "hadamard",
     "k_dedicated",
     "l2_rows",
+    "l2_rows_within",
     "lloyd",
     "max_dots",
     "maxsim",
@@ -264,6 +265,42 @@ def l2_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Do
     """
     chosen = np.asarray(rows, np.float64)[np.asarray(ids, np.int64)]
     return np.asarray(((np.asarray(query, np.float64) - chosen) ** 2).sum(axis=1), np.float64)
+
+
+def l2_rows_within(
+    query: npt.ArrayLike,
+    rows: npt.ArrayLike,
+    ids: npt.ArrayLike,
+    bounds: npt.ArrayLike,
+    ends: npt.ArrayLike,
+    factors: npt.ArrayLike,
+) -> Doubles:
+    """Return the squared L2 distances of named rows, inf where a row is left half-way.
+
+    Parameters
+    ----------
+    query, rows, ids
+        As for `l2_rows`.
+    bounds : array-like of float, shape (n,)
+    ends : array-like of int, shape (n_looks,)
+        Dimensions that each look has seen.
+    factors : array-like of float, shape (n_looks,)
+        A row is left if at one of the looks its distance so far exceeds bound times factor.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+
+    Examples
+    --------
+    >>> l2_rows_within([0, 0], [[3, 4], [1, 5]], [0, 1], [10, 10], [1], [0.5]).tolist()
+    [inf, 26.0]
+    """
+    exact = l2_rows(query, rows, ids)
+    for end, factor in zip(np.asarray(ends), np.asarray(factors), strict=True):
+        seen = l2_rows(np.asarray(query)[:end], np.asarray(rows)[:, :end], ids)
+        exact[seen > np.asarray(bounds, np.float64) * factor] = np.inf
+    return exact
 
 
 def dot_rows(query: npt.ArrayLike, rows: npt.ArrayLike, ids: npt.ArrayLike) -> Doubles:
@@ -1376,6 +1413,7 @@ def graph_search(
     k: int,
     ef: int,
     allowed: Collection[int] | None = None,
+    left: Callable[[int, float], bool] = lambda element, bound: False,
 ) -> tuple[list[int], dict[str, int]]:
     """Search an HNSW graph as its paper has it (Malkov & Yashunin 2018, algorithms 2 and 5).
 
@@ -1390,6 +1428,9 @@ def graph_search(
     k, ef : int
     allowed : collection of int, optional
         Elements that may be answered; all are walked through.
+    left : callable, optional
+        Whether an element is given up as beyond a bound: the nearest so far above level 0, and on
+        it the ef-th when a list is read, if there are as many.
 
     Returns
     -------
@@ -1409,7 +1450,8 @@ def graph_search(
         while True:
             around = links[now][level]
             hops, asked = hops + 1, asked + len(around)
-            nearest = min([now, *around], key=far.__getitem__)
+            kept = [i for i in around if not left(i, far[now])]
+            nearest = min([now, *kept], key=far.__getitem__)
             if nearest == now:
                 break
             now = nearest
@@ -1426,6 +1468,9 @@ def graph_search(
         fresh = [i for i in links[now][0] if i not in seen]
         asked += len(fresh)
         seen.update(fresh)
+        if len(found) == ef:
+            bound = far[found[-1]]
+            fresh = [i for i in fresh if not left(i, bound)]
         for i in fresh:
             if len(found) < ef or far[i] < far[found[-1]]:
                 waiting.append(i)

@@ -32,8 +32,8 @@ class Candidates:
     ----------
     ids : ndarray of int64, shape (n,)
     distances : ndarray of float32, shape (n,)
-        What steers the search: canonical distances, or with codes estimates, less what is the same
-        for all, that only compare with each other.
+        What steers the search: canonical distances; of rotated rows the same up to rounding; with
+        codes estimates, less what is the same for all, that only compare with each other.
     lanes : ndarray of int32, shape (n,), or None
         Whose they are by the scheme "owner"; None if nobody asked.
     """
