@@ -197,7 +197,7 @@ def test_what_is_refused_widens_nothing(rng, wrong):
     assert_same_bytes(index.rows, X)
 
 
-@pytest.mark.parametrize("place", [(store, "_with_room"), (store.Rows, "_store")])
+@pytest.mark.parametrize("place", [(store, "with_room"), (store.Rows, "_store")])
 @every_storage
 def test_widening_that_fails_loses_nothing(rng, monkeypatch, storage, place):
     X = cases.octets(rng, (200, 11), "int8")

@@ -167,7 +167,12 @@ bool RowFile::score(const Kernels& kernels, Metric metric, const float* queries,
         distances[i] = ids[i] < 0 ? std::numeric_limits<float>::infinity() : scores[n++];
       }
     });
-    if (!finished || fault.kind != RowFault::kNone) return false;
+    if (!finished) {
+      // What was found on the way is of no interest to who stopped it.
+      fault = {};
+      return false;
+    }
+    if (fault.kind != RowFault::kNone) return false;
   }
   return true;
 }

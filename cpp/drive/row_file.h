@@ -35,7 +35,7 @@ class RowFile {
   std::size_t n() const { return n_; }
   std::size_t dim() const { return dim_; }
 
-  // As score_lists. Returns false if interrupted or if `fault` says why not.
+  // As score_lists. Returns false if interrupted, or if a row could not be scored: then `fault` says why.
   [[nodiscard]] bool score(const Kernels& kernels, Metric metric, const float* queries, std::size_t n_queries,
                            const std::int64_t* ids, std::size_t n_ids, float* distances, RowFault& fault,
                            std::size_t n_threads, const Interrupt& interrupt);

@@ -45,8 +45,8 @@ class RowsOnDisk:
         normalised for the cosine as they are read.
     cache_bytes : int, optional
         Bytes of the file that may stay in memory when a call is over, in whole pages; the longest
-        unused go first. While calls run, the pages that they read come on top. By default the
-        operating system decides.
+        unused go first. While calls run, the pages that they read come on top, of large batches as
+        many as hold 256 MB of rows at a time. By default the operating system decides.
     verify : bool, default False
         Whether to read all rows once and check them: against the checksums of a saved `Flat`, for
         NaN, infinities and lengths otherwise. A row that is scored is checked for the latter in any
