@@ -426,7 +426,9 @@ def test_lanes_begin_when_the_walk_turns(rng):
         search = StreamSearch(functools.partial(index.stream, ef=40), recorder, k_pool=40, step=1)
         got = search.search(q)
         stream, early, turned, met = index.stream(q, 40, ef=40), [], False, []
-        for size in (4, 2, 2, 8, 16, 32, 64):
+        for size in streaming._EXPANSIONS:
+            if stream.ended:
+                break
             met += pairs(stream.advance(size))
             if not turned:
                 met = met[min(range(len(met)), key=lambda i: met[i][1]) :]
@@ -562,8 +564,19 @@ def test_the_nearest_goes_first(rng, late):
         assert got.complete[0]
 
 
+@pytest.fixture
+def no_threads_left():
+    before = threading.enumerate()
+    yield
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("fault", ["raises", "shape", "nan", "text", "submit"])
-def test_an_error_of_a_scorer_is_raised(rng, fault):
+def test_an_error_of_a_scorer_is_raised(rng, no_threads_left, fault):
     index, Q = make(rng)
     release = threading.Event()
 
@@ -600,18 +613,9 @@ def test_an_error_of_a_scorer_is_raised(rng, fault):
     release.set()
     calls.clear()
     assert StreamSearch(index, lambda query, ids: ids * 1.0).search(Q).complete.all()
-    assert_no_threads()
 
 
-def assert_no_threads():
-    for thread in threading.enumerate():
-        if thread.name.startswith("lanewise-lane"):
-            gc.collect()
-            thread.join(20)
-            assert not thread.is_alive()
-
-
-def test_a_lane_that_never_answers_is_not_waited_for(rng):
+def test_a_lane_that_never_answers_is_not_waited_for(rng, no_threads_left):
     index, Q = make(rng)
     release = threading.Event()
 
@@ -634,7 +638,6 @@ def test_a_lane_that_never_answers_is_not_waited_for(rng):
             assert got.ids[q].tolist() == left[:10].tolist()
         release.set()
         assert search.search(Q[:2], 10).complete.all()
-    assert_no_threads()
 
 
 def test_what_comes_late_is_called_off(rng):
@@ -669,7 +672,7 @@ def test_what_comes_late_does_not_count(rng):
     assert (got.ids == -1).all()
 
 
-def test_nothing_is_asked_after_the_search(rng):
+def test_nothing_is_asked_after_the_search(rng, no_threads_left):
     """An executor that is closed then stays so: whoever is just asking it is waited for."""
     index, Q = make(rng)
     entered, closed, asked_after = threading.Event(), threading.Event(), []
@@ -696,10 +699,9 @@ def test_nothing_is_asked_after_the_search(rng):
     search.close()
     time.sleep(0.25)
     assert asked_after == [False]
-    assert_no_threads()
 
 
-def test_no_time_at_all(rng):
+def test_no_time_at_all(rng, no_threads_left):
     index, Q = make(rng)
     with StreamSearch(index, scored_by_one(index), k_pool=20) as search:
         got = search.search(Q, 3, deadline=0.0)
@@ -709,7 +711,6 @@ def test_no_time_at_all(rng):
         assert np.isnan(got.time_to_first_score).all()
         assert (got.coverage < 1).all()
         assert search.search(Q, 3, deadline=np.inf).complete.all()
-    assert_no_threads()
 
 
 def scored_by_one(index):
@@ -741,7 +742,7 @@ def test_a_short_time_cuts_the_walk(rng):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs an alarm of the system")
-def test_ctrl_c_ends_it(rng):
+def test_ctrl_c_ends_it(rng, no_threads_left):
     index, Q = make(rng)
     release = threading.Event()
 
@@ -763,7 +764,6 @@ def test_ctrl_c_ends_it(rng):
     finally:
         signal.signal(signal.SIGALRM, before)
         release.set()
-    assert_no_threads()
 
 
 def test_a_payload_goes_to_the_scorer(rng):

@@ -120,7 +120,7 @@ class GraphStream {
   virtual void answer(float* distances, std::int64_t* ids, GraphStats* stats) = 0;
 };
 
-// The request is for one query and everybody's lanes. What it and the graph point to outlives the stream.
+// The request is for one query, and without an owner. What it and the graph point to outlives the stream.
 std::unique_ptr<GraphStream> stream_graph(const Kernels& kernels, const Graph& graph, const GraphRequest& request,
                                           GraphScratches& scratches);
 

@@ -25,8 +25,9 @@ from lanewise.streams import Candidates, CandidateStream
 
 __all__ = ["StreamResult", "StreamSearch"]
 
-# Elements that a search expands between two looks at the lanes: few at first, then more each time.
-_EXPANSIONS = (4, 2, 2, 8, 16, 32, 64)
+# Elements that a search expands between two looks at the lanes: few until they begin, then more.
+# Lanes want the interpreter's lock as well: who comes back often waits for it often.
+_EXPANSIONS = (4, 2, 2, 32, 128, 512, 2048)
 # Seconds that a call of an executor's submit may take.
 _PATIENCE = 5.0
 
