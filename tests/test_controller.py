@@ -9,6 +9,7 @@ import pytest
 from lane_results import K_POOL, World, settings
 
 from lanewise.lanes import Setting, plan
+from lanewise.lanes import controller as controller_module
 from lanewise.lanes.controller import Controller, Decision
 from lanewise.lanes.law import OnTime, candidates, predict
 
@@ -68,7 +69,8 @@ def test_a_margin_holds_a_setting():
     assert "not better by more than 1" in controller.decisions[-1].reason
 
 
-def test_a_setting_stays_a_while(rng):
+def test_a_setting_stays_a_while(rng, monkeypatch):
+    monkeypatch.setattr(controller_module, "_ALARM", 1e9)
     controller = Controller(
         [settings(), settings(alpha=0.0)], dwell=100, memory=4, margin=0.0, explore=0
     )
@@ -80,6 +82,26 @@ def test_a_setting_stays_a_while(rng):
     assert len(changes) > 2
     assert min(np.diff(changes)) >= 100
     assert any("stays 100 queries" in one.reason for one in controller.decisions)
+
+
+def test_a_change_of_all_lanes_is_met_at_once(rng):
+    """Though the memory is long and a setting should stay: of that, surprise makes an exception."""
+    some = [settings(), settings(alpha=0.0)]
+    controller = Controller(some, memory=10_000, dwell=10_000, explore=0)
+    drive(controller, 1.0, 300, rng, "a")
+    drive(controller, 1.0, 300, rng, "b")
+    drive(controller, 0.2, 40, rng, "a")
+    assert controller.choose("a") == settings(alpha=0.0)
+    assert controller.choose("b") == settings(alpha=0.0), "lanes are the same to all classes"
+
+
+def test_a_class_of_its_own_goes_by_its_own(rng):
+    controller = Controller([settings(), settings(alpha=0.0)], explore=0)
+    for _ in range(150):
+        drive(controller, 1.0, 4, rng, "usual")
+        drive(controller, 0.2, 1, rng, "dear")
+    assert [one.on_time for one in controller.decisions if one.query_class == "usual"][-1] > 0.97
+    assert [one.on_time for one in controller.decisions if one.query_class == "dear"][-1] < 0.4
 
 
 def test_classes_are_kept_apart(rng):
@@ -229,7 +251,9 @@ def test_pools_of_other_widths(rng):
     assert len(known["ranks"]) == 2 * K_POOL
     assert not any(known["rank_seen"][K_POOL:]), "no lane gets there"
     narrow = World(n_queries=16, k_pool=20, seed=15)
-    drive(controller, 0.9, 20, rng, world=narrow)
+    controller = Controller([settings(), settings(alpha=0.0)])
+    drive(controller, 1.0, 60, rng, world=narrow)
+    assert controller.decisions[-1].on_time == 1.0, "who has nothing to do is not late"
 
 
 # ------------------------------------------------------------------------------------- what it says

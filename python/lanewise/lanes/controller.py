@@ -54,6 +54,8 @@ _VERSION = 1
 
 # Observed queries between two looks at the predictions: they change little in so few.
 _EVERY = 8
+# The same while little is known of lanes, as after a change.
+_EVERY_NEW = 2
 # Ranks that are told apart, times the candidates that the widest setting scores.
 _MOST_RANKS = 4
 # Queries whose answers must have been seen before anything is predicted.
@@ -110,7 +112,7 @@ class Controller:
     margin : float, default 0.005
         A setting must be predicted to find so much more to replace another.
     dwell : int, default 16
-        Queries of the class that a setting stays at least.
+        Queries of the class that a setting stays at least, unless all lanes have changed.
     memory : int, default 100
         Queries over which the share of lanes on time is averaged, about, while nothing changes.
     rank_memory : int, default 400
@@ -217,7 +219,8 @@ class Controller:
         with self._lock:
             name, known = self._class(query_class)
             if known.n_seen >= known.next_look:
-                known.next_look = known.n_seen + _EVERY
+                is_new = known.lanes_used(self._lanes).n_seen < _FIRST
+                known.next_look = known.n_seen + (_EVERY_NEW if is_new else _EVERY)
                 self._look(name, known)
             if self._should_explore(known):
                 known.n_explored += 1
@@ -325,6 +328,9 @@ class Controller:
             self._surprise[:] = 0.0
             for lanes in (self._lanes, *(other.lanes for other in self._classes.values())):
                 lanes.forget()
+            for other in self._classes.values():
+                # Neither the next look nor the dwell is waited for.
+                other.next_look, other.changed = other.n_seen, other.n_seen - self.dwell
             _LOGGER.info("lanes have changed: all classes learn anew how many are on time")
         # Whether lanes are another to this class than to all, which takes as many queries to say.
         surprise = self._lanes.surprise(done)
@@ -385,7 +391,7 @@ class Controller:
         return value
 
     def _should_explore(self, known: _Estimates) -> bool:
-        due = known.n_explored < self.explore * (known.n_seen - known.explored_from)
+        due = known.n_explored + 1 <= self.explore * (known.n_seen - known.explored_from)
         return due and self._unseen[known.setting]
 
     def _look(self, name: str | None, known: _Estimates) -> None:
@@ -497,6 +503,10 @@ class _Lanes:
         surprise: Doubles = (found - mean) / np.maximum(spread, _LEAST_SPREAD)
         return surprise
 
+    @property
+    def n_seen(self) -> int:
+        return max(seen for _, _, seen in self.known.values())
+
     def on_time(self, n_lanes: int) -> OnTime:
         counts, pairs, _ = self.known[n_lanes]
         return OnTime(counts, np.minimum(pairs, 1.0) if n_lanes > 1 else None)
@@ -566,8 +576,9 @@ class _Estimates:
         known.setting = Setting(**state["setting"])
         if known.setting not in controller.settings:
             raise ValueError("setting: expected one to choose from")
-        for name in ("n_seen", "next_look", "changed", "n_explored", "explored_from"):
+        for name in ("n_seen", "next_look", "n_explored", "explored_from"):
             setattr(known, name, check_int(state[name], name, low=0))
+        known.changed = check_int(state["changed"], "changed")
         known.overlap = check_real(state["overlap"], "overlap", low=0.0, high=1.0)
         known.lanes.restore(state["lanes"])
         known.apart = _as_surprise(state["apart"], "apart")
