@@ -146,20 +146,22 @@ def test_lanes_in_processes(flat, queries, tmp_path):
         search.close()
 
 
-def test_threads_come_when_needed_stay_and_go_with_their_owner(flat, queries):
-    before = threading.active_count()
-    search = search_in(flat, flat)
-    assert threading.active_count() == before
+@pytest.mark.parametrize("kind", ["threads", "loop"])
+def test_threads_come_when_needed_stay_and_go_with_their_owner(flat, queries, kind):
+    gc.collect()
+    before = threading.enumerate()
+    search = search_in(flat, flat if kind == "threads" else Remote(flat))
+    assert set(threading.enumerate()) <= set(before)
     for _ in range(20):
         search.search(queries, K)
-    assert before < threading.active_count() <= before + N_LANES
-    threads = [t for t in threading.enumerate() if t.name == "lanewise-lane"]
+    threads = [thread for thread in threading.enumerate() if thread not in before]
+    assert 1 <= len(threads) <= (N_LANES if kind == "threads" else 1)
     assert all(thread.daemon for thread in threads)
     del search
     gc.collect()
     for thread in threads:
         thread.join(timeout=60)
-    assert threading.active_count() <= before
+        assert not thread.is_alive()
 
 
 def test_an_owner_that_was_forked_begins_new_threads(flat, queries):

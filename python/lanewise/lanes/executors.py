@@ -231,6 +231,9 @@ class Async:
                 self._process = os.getpid()
                 self._loop = asyncio.new_event_loop()
                 self._turns = asyncio.Semaphore(self.concurrency)
+                # The loop knows nothing of its owner, so that it ends with it.
+                self._end = weakref.finalize(self, _stop, self._loop)
+                self._end.atexit = False
                 threading.Thread(
                     target=_run, args=(self._loop,), name="lanewise-lanes", daemon=True
                 ).start()
@@ -242,7 +245,7 @@ class Async:
         """See `LaneExecutor`."""
         with self._lock:
             if self._loop is not None and os.getpid() == self._process:
-                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._end()
             self._loop = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -251,6 +254,10 @@ class Async:
 
 def _async(scorer: Any, concurrency: int) -> Async:
     return Async(scorer, concurrency=concurrency)
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    loop.call_soon_threadsafe(loop.stop)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
