@@ -3,7 +3,7 @@
 import numpy as np
 
 import lanewise as lw
-from lanewise.lanes import LaneReport, LaneResult, Setting, plan
+from lanewise.lanes import LaneReport, LaneResult, Setting
 
 K_POOL = 64
 
@@ -37,15 +37,7 @@ class World:
         """
         chosen = np.arange(self.n_queries) if queries is None else np.array(queries, dtype=int)
         pool, far = self.pool[chosen], self.distances[chosen]
-        planned = plan(
-            pool,
-            self.keys[chosen],
-            n_lanes=setting.n_lanes,
-            k_lane=setting.k_lane,
-            alpha=setting.alpha,
-            head=setting.head,
-            scheme=setting.scheme,
-        )
+        planned = setting.plan(pool, self.keys[chosen])
         reached = np.asarray(reached)
         if reached.dtype == bool:
             reached = reached * setting.k_lane

@@ -171,3 +171,34 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     made.add_argument("--queries", type=int, default=500)
     made.add_argument("--rows", type=int, help="search the first so many (default: all)")
     return made
+
+
+def draw(
+    found: dict[str, dict[str, list[float]]],
+    styles: dict[str, tuple[str, str, float]],
+    x: list[float],
+    xlabel: str,
+    path: str,
+    *,
+    log: bool = False,
+) -> None:
+    """Draw a panel for each set: recall over `x`, a line for each style (colour, dashes, width)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(found), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axis, (name, lines) in zip(axes, found.items(), strict=True):
+        for who, (color, dashes, width) in styles.items():
+            line = {"color": color, "linestyle": dashes, "linewidth": width}
+            axis.plot(x, lines[who], marker="o", markersize=4, label=who, **line)
+        axis.set_title(name)
+        axis.set_xlabel(xlabel)
+        if log:
+            axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:g}" for value in x])
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel(f"recall@{K}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)

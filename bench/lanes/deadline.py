@@ -99,40 +99,15 @@ class _Shards:
         return SearchResult(found.distances, self.rows[lane][found.ids])
 
 
-WHO = (
-    "naive lanes, de-duplicated",
-    "one index, whole budget",
-    "hash shards",
-    "alpha 1",
-    f"head {K}",
-    "first-stage scores",
-    "idle lanes go on",
-)
-
-
-def draw(found: dict[str, dict[str, list[float]]], path: str) -> None:
-    """Draw recall against the deadline."""
-    from matplotlib.figure import Figure
-
-    colors = ("#BBBBBB", "black", "#CC79A7", "#D55E00", "#009E73", "#0072B2", "#E69F00")
-    figure = Figure(figsize=(5.2 * len(found), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for axis, (name, lines) in zip(axes, found.items(), strict=True):
-        for who, color in zip(WHO, colors, strict=True):
-            axis.plot(
-                [1000 * d for d in DEADLINES], lines[who], color=color, marker="o", markersize=4,
-                label=who,
-            )  # fmt: skip
-        axis.set_title(name)
-        axis.set_xlabel("deadline, ms")
-        axis.set_xscale("log")
-        axis.set_xticks([1000 * d for d in DEADLINES], [f"{1000 * d:.0f}" for d in DEADLINES])
-        axis.minorticks_off()
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel(f"recall@{K}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+STYLES = {
+    "naive lanes, de-duplicated": ("#BBBBBB", "-", 4.0),
+    "one index, whole budget": ("black", ":", 1.4),
+    "hash shards": ("#CC79A7", "-.", 1.6),
+    "alpha 1": ("#D55E00", "-", 1.8),
+    f"head {K}": ("#009E73", "-", 1.8),
+    "first-stage scores": ("#0072B2", "--", 1.8),
+    "idle lanes go on": ("#E69F00", "-", 1.8),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawn = {}
     for problem in common.problems(options):
         n = min(100, len(problem.queries))
-        found = {who: [answers(problem, who, d, n) for d in DEADLINES] for who in WHO}
+        found = {who: [answers(problem, who, d, n) for d in DEADLINES] for who in STYLES}
         n_rows, dim = problem.base.shape
         print(
             f"\n{problem.name} {n_rows:,} x {dim}, {N_LANES} lanes of {K_LANE}, 1 ms a candidate, "
@@ -161,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         drawn[problem.name] = {who: [r for r, _ in line] for who, line in found.items()}
     if options.picture:
-        draw(drawn, options.picture)
+        x = [1000 * deadline for deadline in DEADLINES]
+        common.draw(drawn, STYLES, x, "deadline, ms", options.picture, log=True)
     machine.say_who_else_ran(began)
     return 0
 

@@ -40,35 +40,15 @@ def variants(problem: Problem, k_lane: int) -> dict[str, Answer]:
     return made
 
 
-def draw(found: dict[str, dict[str, list[float]]], path: str) -> None:
-    """Draw recall against lanes lost."""
-    from matplotlib.figure import Figure
-
-    shown = {
-        "naive lanes, de-duplicated": ("#BBBBBB", "-", 4.0),
-        "one index, whole budget": ("black", ":", 1.4),
-        "hash shards": ("#CC79A7", "-.", 1.6),
-        "stratified, alpha 1": ("#D55E00", "-", 1.8),
-        f"stratified, head {K}": ("#009E73", "-", 1.8),
-        "stratified, first-stage scores": ("#0072B2", "--", 1.8),
-        "stratified, idle lanes go on": ("#E69F00", "-", 1.8),
-    }
-    figure = Figure(figsize=(5.2 * len(found), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for axis, (name, lines) in zip(axes, found.items(), strict=True):
-        for who, (color, style, width) in shown.items():
-            axis.plot(
-                range(N_LANES), lines[who], style, color=color, linewidth=width, marker="o",
-                markersize=4, label=who,
-            )  # fmt: skip
-        axis.set_title(name)
-        axis.set_xlabel(f"lanes lost, of {N_LANES}")
-        axis.set_xticks(range(N_LANES))
-        axis.grid(alpha=0.25)
-    axes[0].set_ylabel(f"recall@{K}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+STYLES = {
+    "naive lanes, de-duplicated": ("#BBBBBB", "-", 4.0),
+    "one index, whole budget": ("black", ":", 1.4),
+    "hash shards": ("#CC79A7", "-.", 1.6),
+    "stratified, alpha 1": ("#D55E00", "-", 1.8),
+    f"stratified, head {K}": ("#009E73", "-", 1.8),
+    "stratified, first-stage scores": ("#0072B2", "--", 1.8),
+    "stratified, idle lanes go on": ("#E69F00", "-", 1.8),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             drawn[f"{problem.name}, pool {N_LANES * k_lane}"] = found
     if options.picture:
-        draw(drawn, options.picture)
+        x = [float(lost) for lost in range(N_LANES)]
+        common.draw(drawn, STYLES, x, f"lanes lost, of {N_LANES}", options.picture)
     machine.say_who_else_ran(began)
     return 0
 

@@ -14,7 +14,7 @@ import numpy as np
 import lanewise as lw
 from bench.lanes import common
 from bench.lanes.common import Coarse, K
-from lanewise.lanes import LaneReport, LaneResult, Plan, Setting, plan, query_keys
+from lanewise.lanes import LaneReport, LaneResult, Plan, Setting, query_keys
 from lanewise.lanes.compare import shards
 
 M, B = 4, 16
@@ -83,15 +83,7 @@ class World:
 
     def dealt(self, setting: Setting) -> Dealt:
         if setting not in self._dealt:
-            planned = plan(
-                self.pool,
-                self.keys,
-                n_lanes=setting.n_lanes,
-                k_lane=setting.k_lane,
-                alpha=setting.alpha,
-                head=setting.head,
-                scheme=setting.scheme,
-            )
+            planned = setting.plan(self.pool, self.keys)
             n = len(self.pool)
             far = self.flat.score(self.queries, planned.ids.reshape(n, -1))
             same = planned.ids[..., None] == self.truth[:, None, None]

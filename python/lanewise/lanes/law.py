@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import as_ndarray, check_int, check_real
-from lanewise.lanes.planning import Setting, plan
+from lanewise.lanes.planning import Setting
 
 __all__ = ["Advice", "OnTime", "advise", "break_even", "candidates", "predict", "predict_low"]
 
@@ -471,16 +471,7 @@ def _dealt(setting: Setting, k_pool: int) -> _Dealt:
     n_keys = min(_MOST_KEYS, max(_FEWEST_KEYS, _CELLS // max(k_pool, setting.k_total)))
     keys = np.zeros((n_keys, 2), dtype=np.uint64)
     keys[:, 0] = np.arange(n_keys)
-    ids = plan(
-        np.tile(np.arange(k_pool), (n_keys, 1)),
-        keys,
-        n_lanes=setting.n_lanes,
-        k_lane=setting.k_lane,
-        scheme=setting.scheme,
-        alpha=setting.alpha,
-        head=setting.head,
-        n_threads=1,
-    ).ids
+    ids = setting.plan(np.tile(np.arange(k_pool), (n_keys, 1)), keys, n_threads=1).ids
     key, _, depth = np.nonzero(ids >= 0)
     rank = ids[ids >= 0]
     held = np.bincount(key * k_pool + rank, minlength=n_keys * k_pool)

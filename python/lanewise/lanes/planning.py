@@ -59,6 +59,27 @@ class Setting:
         """Candidates that all lanes score together, at most."""
         return self.n_lanes * self.k_lane
 
+    def plan(
+        self,
+        pool: Any,
+        key: Any,
+        *,
+        kernels: str | Kernels | None = None,
+        n_threads: int | None = None,
+    ) -> Plan:
+        """Return the `plan` that deals candidates in this way; parameters and errors are its."""
+        return plan(
+            pool,
+            key,
+            n_lanes=self.n_lanes,
+            k_lane=self.k_lane,
+            scheme=self.scheme,
+            alpha=self.alpha,
+            head=self.head,
+            kernels=kernels,
+            n_threads=n_threads,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:

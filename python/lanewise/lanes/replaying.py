@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lanewise import draws
 from lanewise.arrays import check_int, check_real
 from lanewise.lanes.law import OnTime
-from lanewise.lanes.planning import Setting, plan
+from lanewise.lanes.planning import Setting
 from lanewise.lanes.querylog import Record
 from lanewise.lanes.ranks import pool_ranks
 
@@ -124,15 +124,7 @@ def replay(
     if deadline is not None:
         deadline = check_real(deadline, "deadline", low=0.0)
     judged = _Judged(records, k)
-    planned = plan(
-        judged.pool,
-        judged.keys,
-        n_lanes=setting.n_lanes,
-        k_lane=setting.k_lane,
-        scheme=setting.scheme,
-        alpha=setting.alpha,
-        head=setting.head,
-    )
+    planned = setting.plan(judged.pool, judged.keys)
     ranks = pool_ranks(judged.pool, planned.ids)
     there = planned.ids >= 0
     logged = _LoggedLanes(records)

@@ -24,7 +24,7 @@ from lanewise.kernels import Kernels, get
 from lanewise.lanes.executors import as_executor, call, check_payload
 from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
-from lanewise.lanes.planning import Plan, Setting, as_keys, own_dimension, plan, query_keys
+from lanewise.lanes.planning import Plan, Setting, as_keys, own_dimension, query_keys
 from lanewise.lanes.running import LaneReport, run
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
@@ -327,17 +327,7 @@ class LaneSearch:
         else:
             pool, far = self._pooled(Q, setting)
             planning = time.perf_counter()
-            planned = plan(
-                pool,
-                keys,
-                n_lanes=setting.n_lanes,
-                k_lane=setting.k_lane,
-                scheme=setting.scheme,
-                alpha=setting.alpha,
-                head=setting.head,
-                kernels=self.kernels,
-                n_threads=self.n_threads,
-            )
+            planned = setting.plan(pool, keys, kernels=self.kernels, n_threads=self.n_threads)
             planned_in = (time.perf_counter() - planning) / max(1, len(Q))
             counted = {"plan_seconds": np.full(len(Q), planned_in)}
         step = self.step
