@@ -533,6 +533,8 @@ def _replay(arguments: argparse.Namespace) -> None:
     print()
     print("recall: share of the best k of all known scores; +-: standard error over the queries;")
     print(f"all rows but the first are predictions, each query replayed {arguments.draws} times.")
+    print("as logged: the complete queries alone, of which too many had all lanes on time unless")
+    print("all of them are shadow records.")
 
 
 def _setting(text: str, usual: Setting) -> Setting:
