@@ -46,7 +46,8 @@ class Replay:
     recall : float
         Share of the best k of all known scores that is answered.
     recall_error : float
-        Its standard error, from how much the judged queries differ.
+        Its standard error, from how much the judged queries differ; what the logged lanes did by
+        chance comes on top, and is common to all settings.
     recall_p5 : float
         The 5th percentile over queries and draws.
     label_recall : float or None
