@@ -247,8 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = made.parse_args(arguments)
     differences: list[float] = []
     real: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for world in worlds(options):
+    for world in worlds(options):
+        # A log that is there is gone on with, so each set of vectors has its own.
+        with tempfile.TemporaryDirectory() as folder:
             differences += simulated(world, options, Path(folder))
             if options.real_time:
                 real += in_real_time(world, options, Path(folder))
