@@ -26,6 +26,7 @@ from lanewise.arrays import (
 from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.graph import GraphArrays, GraphCodes, RotatedRows, aligned_copy, padded_dim
 from lanewise.kernels import Kernels, get
+from lanewise.lanes.planning import check_lane, keys_of, share_below
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.result import SearchResult
 from lanewise.streams import CandidateStream, Owners
@@ -679,8 +680,7 @@ class HNSW:
 
         Parameters and errors are those of `pool`.
         """
-        n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
-        lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
+        lane, n_lanes = check_lane(lane, n_lanes)
         alpha = check_real(alpha, "alpha", low=0.0, high=1.0)
         owner = _Owner(lane, n_lanes, alpha, key)
         return self._search(queries, k, ef, filter, rerank, eps0, n_threads, owner)
@@ -741,7 +741,7 @@ class HNSW:
         owners = None
         if n_lanes is not None:
             n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
-            owners = Owners(_keys(asked.queries, key)[0], n_lanes, self._kernels)
+            owners = Owners(keys_of(asked.queries, key)[0], n_lanes, self._kernels)
         native = None
         if asked.n_found > 0:
             assert asked.snapshot.native is not None
@@ -931,14 +931,6 @@ class _Asked:
         return Q, steering.rotation.transform(Q, n_threads=n_threads)
 
 
-def _keys(queries: npt.NDArray[np.float32], key: Any) -> npt.NDArray[np.uint64]:
-    """Words of the key of each query, by default its own."""
-    # The package of lanes makes use of this module.
-    from lanewise.lanes.planning import as_keys, query_keys
-
-    return query_keys(queries) if key is None else as_keys(key, len(queries))
-
-
 @dataclass(frozen=True)
 class _Owner:
     """What a lane owns alone."""
@@ -949,10 +941,8 @@ class _Owner:
     key: Any
 
     def words(self, Q: npt.NDArray[np.float32]) -> dict[str, Any]:
-        from lanewise.lanes.planning import share_below
-
         return {
-            "keys": _keys(Q, self.key),
+            "keys": keys_of(Q, self.key),
             "lane": self.lane,
             "n_lanes": self.n_lanes,
             "share_below": share_below(self.alpha, self.n_lanes),

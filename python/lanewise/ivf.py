@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lanewise.arrays import as_queries, check_int
+from lanewise.arrays import as_queries
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
-from lanewise.lanes.planning import plan, query_keys
+from lanewise.lanes.planning import check_lane, keys_of, plan
 from lanewise.lists import Lists
 from lanewise.progress import Progress
 from lanewise.result import SearchResult
@@ -231,15 +231,14 @@ class IVF(Lists):
         """
         self._trained()
         assert self._coarse is not None
-        n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
-        lane = check_int(lane, "lane", low=0, high=n_lanes - 1)
+        lane, n_lanes = check_lane(lane, n_lanes)
         asked = as_queries(queries, "queries", self.dim)
         n_probe = self._as_n_probe(n_probe)
         threads = self._rows.threads(n_threads)
         Q = self._rows.as_canonical_queries(asked)
         dealt = plan(
             self._coarse.search(Q, n_probe, n_threads=threads).ids,
-            query_keys(asked) if key is None else key,
+            keys_of(asked, key),
             n_lanes=n_lanes,
             k_lane=-(-n_probe // n_lanes),
             alpha=alpha,

@@ -27,6 +27,7 @@ __all__ = ["SCHEMES", "Plan", "Setting", "plan", "query_keys"]
 
 SCHEMES = ("permute", "stratified", "owner")
 
+Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
@@ -136,6 +137,17 @@ def query_keys(queries: Any) -> Keys:
     rows = (vectors + np.float32(0)).astype("<f4")
     digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def keys_of(queries: Floats, key: Any) -> Keys:
+    """Return the words of each query's key, shape (n_queries, 2): its own if `key` is None."""
+    return query_keys(queries) if key is None else as_keys(key, len(queries))
+
+
+def check_lane(lane: Any, n_lanes: Any) -> tuple[int, int]:
+    """Return a lane's number and how many there are, or raise if it is not one of them."""
+    n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
+    return check_int(lane, "lane", low=0, high=n_lanes - 1), n_lanes
 
 
 def own_dimension(queries: Any) -> int:

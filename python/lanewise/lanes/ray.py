@@ -24,7 +24,7 @@ from lanewise.arrays import as_queries, check_choice, check_int, check_real
 from lanewise.lanes.executors import score_lane
 from lanewise.lanes.merging import merge
 from lanewise.lanes.planning import as_keys, own_dimension
-from lanewise.lanes.running import LaneReport
+from lanewise.lanes.running import LaneReport, share
 from lanewise.lanes.search import as_deadline
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
@@ -666,7 +666,7 @@ class RaySearch(_OnActors):
             merged.ids,
             {**merged.stats, "scored": scored},
             reports,
-            np.where(planned > 0, scored / np.maximum(planned, 1), 1.0),
+            share(scored, planned),
         )
 
 

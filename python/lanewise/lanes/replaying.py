@@ -23,6 +23,7 @@ from lanewise.lanes.law import OnTime
 from lanewise.lanes.planning import Setting
 from lanewise.lanes.querylog import Record
 from lanewise.lanes.ranks import pool_ranks
+from lanewise.lanes.running import share
 
 __all__ = ["Replay", "as_logged", "logged_setting", "on_time_of", "rank_shares", "replay"]
 
@@ -296,7 +297,7 @@ class _Judged:
         # One of the best that is scored is answered: no more than k - 1 are better.
         wanted = self.best.sum(axis=1)
         hits = (self.best & seen).sum(axis=1)
-        return np.where(wanted > 0, hits / np.maximum(wanted, 1), 1.0)
+        return share(hits, wanted)
 
     def label_recall(self, seen: Bools) -> Doubles:
         """Share of the relevant ids that is answered; NaN where there are none."""

@@ -6,6 +6,7 @@ import functools
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from lanewise.lanes.executors import LaneExecutor, check_scores
 
-__all__ = ["LaneReport", "Outcome", "run"]
+__all__ = ["LaneReport", "Outcome", "run", "share", "wait_until"]
 
 # Seconds after which Ctrl-C is looked for.
 _CTRL_C = 0.2
@@ -113,6 +114,23 @@ def run(
     return flight.outcome()
 
 
+def wait_until(
+    condition: threading.Condition, finished: Callable[[], bool], until: float | None
+) -> None:
+    """Wait, holding the condition, for it to be finished, or for a time of `time.perf_counter`."""
+    left = math.inf
+    while not finished() and left > 0:
+        if until is not None:
+            left = until - time.perf_counter()
+        # Waiting for a bounded time lets Ctrl-C through on every system.
+        condition.wait(min(max(left, 0.0), _CTRL_C))
+
+
+def share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return part / whole, and 1 where there is nothing to do."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
+
+
 class _Flight:
     def __init__(
         self,
@@ -160,13 +178,8 @@ class _Flight:
         try:
             for lane in starting:
                 self._go(lane)
-            left = math.inf
             with self.condition:
-                while not self._finished() and left > 0:
-                    if until is not None:
-                        left = until - time.perf_counter()
-                    # Waiting for a bounded time lets Ctrl-C through on every system.
-                    self.condition.wait(min(max(left, 0.0), _CTRL_C))
+                wait_until(self.condition, self._finished, until)
         finally:
             # What comes later, or after an error or Ctrl-C, nobody wants any more.
             with self.condition:

@@ -24,8 +24,8 @@ from lanewise.kernels import Kernels, get
 from lanewise.lanes.executors import as_executor, call, check_payload
 from lanewise.lanes.merging import merge
 from lanewise.lanes.overlap import mway_jaccard, pairwise_jaccard
-from lanewise.lanes.planning import Plan, Setting, as_keys, own_dimension, query_keys
-from lanewise.lanes.running import LaneReport, run
+from lanewise.lanes.planning import Plan, Setting, as_keys, keys_of, own_dimension
+from lanewise.lanes.running import LaneReport, run, share
 from lanewise.result import SearchResult
 from lanewise.threads import resolve_threads
 
@@ -83,12 +83,12 @@ class LaneResult(SearchResult):
     def coverage(self) -> npt.NDArray[np.float64]:
         """Share of the plan's candidates that were scored in time, shape (n_queries,)."""
         done = np.where(self.scored, self.plan.ids, -1)
-        return _share(_n_distinct(done), _n_distinct(self.plan.ids))
+        return share(_n_distinct(done), _n_distinct(self.plan.ids))
 
     @cached_property
     def pool_coverage(self) -> npt.NDArray[np.float64]:
         """Share of the pool's candidates that are in the plan, shape (n_queries,)."""
-        return _share(_n_distinct(self.plan.ids), (self.pool >= 0).sum(axis=1))
+        return share(_n_distinct(self.plan.ids), (self.pool >= 0).sum(axis=1))
 
     @cached_property
     def pairwise_jaccard(self) -> npt.NDArray[np.float64]:
@@ -112,7 +112,7 @@ class LaneResult(SearchResult):
         kept = np.setdiff1d(np.arange(n_lanes), gone)
         done = np.where(self.scored, self.plan.ids, -1)[:, kept]
         merged = _merge_lanes(self.lane_distances[:, kept], done, k)
-        left = _share(_n_distinct(done), _n_distinct(self.plan.ids))
+        left = share(_n_distinct(done), _n_distinct(self.plan.ids))
         return SearchResult(merged.distances, merged.ids, {**merged.stats, "coverage": left})
 
 
@@ -316,7 +316,7 @@ class LaneSearch:
         if not isinstance(setting, Setting):
             raise TypeError(f"setting: expected a Setting, got {type(setting).__name__}")
         self._check_collect(setting)
-        keys = query_keys(Q) if self.key is None else as_keys(self.key, len(Q))
+        keys = keys_of(Q, self.key)
 
         lost: dict[int, BaseException] = {}
         counted: dict[str, npt.NDArray[Any]] = {}
@@ -527,11 +527,6 @@ def _n_distinct(ids: Ids) -> npt.NDArray[np.int64]:
     distinct[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
     count: npt.NDArray[np.int64] = distinct.sum(axis=1)
     return count
-
-
-def _share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return part / whole, and 1 where there is nothing to do."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
 
 
 def _merge_lanes(distances: Floats, ids: Ids, k: int) -> SearchResult:

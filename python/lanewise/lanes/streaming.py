@@ -18,7 +18,8 @@ import numpy.typing as npt
 from lanewise.arrays import as_queries, check_int
 from lanewise.lanes.executors import LaneExecutor, as_executor, check_payload, check_scores
 from lanewise.lanes.merging import merge
-from lanewise.lanes.planning import as_keys, own_dimension, query_keys
+from lanewise.lanes.planning import as_keys, keys_of, own_dimension
+from lanewise.lanes.running import share, wait_until
 from lanewise.lanes.search import as_deadline
 from lanewise.result import SearchResult
 from lanewise.streams import Candidates, CandidateStream
@@ -87,8 +88,7 @@ class StreamResult(SearchResult):
     @cached_property
     def coverage(self) -> Doubles:
         """Share of the pool that was scored in time, shape (n_queries,)."""
-        there = (self.pool >= 0).sum(axis=1)
-        return np.where(there > 0, self.pool_scored.sum(axis=1) / np.maximum(there, 1), 1.0)
+        return share(self.pool_scored.sum(axis=1), (self.pool >= 0).sum(axis=1))
 
 
 class StreamSearch:
@@ -198,7 +198,7 @@ class StreamSearch:
         k = check_int(k, "k", low=0)
         given: Any = Q if payload is None else check_payload(payload, len(Q))
         deadline = self.deadline if deadline is None else as_deadline(deadline)
-        keys = query_keys(Q) if self.key is None else as_keys(self.key, len(Q))
+        keys = keys_of(Q, self.key)
         trips = [
             self._trip(Q[i], given[i : i + 1], keys[i : i + 1], deadline) for i in range(len(Q))
         ]
@@ -466,8 +466,7 @@ class _Flight:
     def wait(self) -> None:
         """Wait for the lanes; raise what one of them raised."""
         with self.condition:
-            timeout = None if self.until is None else max(0.0, self.until - time.perf_counter())
-            self.condition.wait_for(self._finished, timeout)
+            wait_until(self.condition, self._finished, self.until)
         if self.error is not None:
             raise self.error
 
