@@ -395,7 +395,7 @@ def advise(
     --------
     >>> advice = advise([0.4, 0.3, 0.2, 0.1], OnTime.independent(0.5, 2))
     >>> advice.setting.alpha, round(advice.break_even, 2)
-    (0.0, 0.7)
+    (0.5, 0.7)
     """
     shares = _as_rank_shares(w)
     total = float(as_ndarray(w, "w").sum())
