@@ -5,6 +5,7 @@ Usage: python -m bench.binary [mixture:N] [FILE.npz ...]
 Every query is asked alone and in one batch, on one thread. A file holds `base` and `queries`.
 """
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import lanewise as lw
 from bench.data import K, mixture, vectors
 
+STORAGES = ("binary", "binary2", "binary4")
 RERANK = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
@@ -49,18 +51,20 @@ def main(names):
     for name in names:
         data = read(name)
         Q = data.queries
-        start = time.perf_counter()
-        index = lw.Flat(data.base.shape[1], storage="binary").add(data.base)
-        seconds = time.perf_counter() - start
-        plan = index._rows.snapshot.state.planes.plan
-        print(
-            f"{data.label}: {plan.n_bits} bits of {plan.n_axes} axes, "
-            f"rerank {plan.rerank} by default, added in {seconds:.1f} s"
-        )
         alone, batch = peer_times(data.base, Q)
-        print(f"  IndexFlatL2: {alone:.3f} ms alone, {batch:.3f} in a batch")
-        print("   rerank  eps0  recall@10  ms alone  ratio  ms batch  ratio  settled")
-        for rerank in (None, *RERANK):
+        print(f"{data.label}: IndexFlatL2 {alone:.3f} ms alone, {batch:.3f} in a batch")
+        for storage, rerank in itertools.product(STORAGES, (None, *RERANK)):
+            if rerank is None:
+                start = time.perf_counter()
+                index = lw.Flat(data.base.shape[1], storage=storage).add(data.base)
+                seconds = time.perf_counter() - start
+                plan = index._rows.snapshot.state.planes.plan
+                print(
+                    f"  {storage}: {plan.n_bits} bits of {plan.n_axes} axes, rerank {plan.rerank}, "
+                    f"fine codes of {plan.refine} rows, added in {seconds:.1f} s, "
+                    f"{index.hot_bytes / data.base.nbytes:.3f} of the rows' bytes"
+                )
+                print("   rerank  eps0  recall@10  ms alone  ratio  ms batch  ratio  settled")
             if rerank is not None and rerank > len(data.base):
                 continue
             for eps0 in (np.inf, 2.5):

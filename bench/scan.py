@@ -33,7 +33,8 @@ from bench.data import K
 from bench.race import Contender, Pace, race
 from bench.summary import Record, format_time
 
-STORAGES = ("f32", "sq8", "sq4", "binary", "auto")
+BINARY = ("binary", "binary2", "binary4")
+STORAGES = ("f32", "sq8", "sq4", *BINARY, "auto")
 FINITE = (3.0, 2.1, 1.5)
 RERANKS = (30, 100, 300, 1000)
 # RaBitQ's bits, and the candidates for each result; 3 bits and more were slower at equal recall.
@@ -188,7 +189,7 @@ def dials(storage: str, index: lw.Flat) -> dict[str, dict[str, Any]]:
     """Return the searches that this version knows, by name."""
     wanted: dict[str, dict[str, Any]] = {CERTIFIED: {"eps0": math.inf}}
     wanted |= {f"eps0 {eps0:g}": {"eps0": eps0} for eps0 in FINITE}
-    if storage == "binary":
+    if storage in BINARY:
         # Nothing about it is certain.
         wanted["rerank learned"] = wanted.pop(CERTIFIED)
         wanted |= {f"rerank {C}": {"rerank": C} for C in RERANKS}
@@ -531,7 +532,9 @@ def targets(name: str, found: Found) -> Iterator[Target]:
         yield against(f"{text} certified", 1.5, loose, best)
         yield against(f"{text} RaBitQ refined", 1.5, loose, RABITQ, safe=True)
     if name == "mixture-1m":
-        funnel = _fastest((r for r in ours if r.who.startswith("binary rerank")), 0.997)
+        funnel = _fastest(
+            (r for r in ours if r.who.startswith(BINARY) and "rerank" in r.who), 0.997
+        )
         yield against("binary funnel, recall >= 0.997, over IndexFlatL2", 90, funnel, FLAT)
     if name in ("mixture-1m", "text"):
         batch = _fastest(r for r in found.ours(BATCH) if r.who.endswith(CERTIFIED))

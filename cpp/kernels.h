@@ -177,6 +177,12 @@ struct Kernels {
   void (*dot_nibbles)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
                       const std::int64_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
 
+  // codes/dot_crumbs.cpp
+  // The same for codes of two bits, stored plus 2: byte b of a row's 64-byte stretch s holds code 256 s + 64 f + b in
+  // its bits 2f and 2f + 1. n is a multiple of 256.
+  void (*dot_crumbs)(const std::int8_t* query, std::int32_t query_sum, const std::int8_t* rows, std::size_t stride,
+                     const std::int64_t* positions, std::size_t n_positions, std::size_t n, std::int32_t* out);
+
   // binary/screen_bits.cpp
   // For candidate c of a group, with the sum s of what its bits look up in the query's tables:
   //   estimate = base[c] - factors[c] * (step * (2 s - total)).
@@ -282,15 +288,17 @@ struct Kernels {
   void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
                     void*, std::int32_t*);                                                                             \
   }
-#define LW_DECLARE_CODE_KERNELS(ISA)                                                                                  \
-  LW_DECLARE_TILE_KERNELS(ISA)                                                                                        \
-  namespace ISA {                                                                                                     \
-  void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);  \
-  void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*, std::size_t, \
-                 std::size_t, std::int32_t*);                                                                         \
-  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*,            \
-                   std::size_t, std::size_t, std::int32_t*);                                                          \
-  void max_code_dots(const TokenCodes&, std::size_t, std::size_t, const std::int8_t*, std::size_t, float*);           \
+#define LW_DECLARE_CODE_KERNELS(ISA)                                                                                   \
+  LW_DECLARE_TILE_KERNELS(ISA)                                                                                         \
+  namespace ISA {                                                                                                      \
+  void screen_codes(const CodeFront&, std::size_t, const CodeQuery&, float, std::uint16_t*, float*, std::uint64_t*);   \
+  void dot_codes(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*, std::size_t,  \
+                 std::size_t, std::int32_t*);                                                                          \
+  void dot_nibbles(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*,             \
+                   std::size_t, std::size_t, std::int32_t*);                                                           \
+  void dot_crumbs(const std::int8_t*, std::int32_t, const std::int8_t*, std::size_t, const std::int64_t*, std::size_t, \
+                  std::size_t, std::int32_t*);                                                                         \
+  void max_code_dots(const TokenCodes&, std::size_t, std::size_t, const std::int8_t*, std::size_t, float*);            \
   }
 
 // One row of the dispatch matrix: the ISA's name, and the ISAs that it has its tiles of codes, its other kernels on
@@ -299,8 +307,8 @@ struct Kernels {
   Kernels {                                                                                                          \
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
-        BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::max_dots,       \
-        CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry                                \
+        CODES::dot_crumbs, BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes,    \
+        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry                \
   }
 
 LW_DECLARE_KERNELS(scalar)

@@ -62,6 +62,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                             uint64_t*)
         void (*dot_codes)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
         void (*dot_nibbles)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
+        void (*dot_crumbs)(const int8_t*, int32_t, const int8_t*, size_t, const int64_t*, size_t, size_t, int32_t*)
         void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
         void (*assign)(const float*, size_t, const Panels&, size_t, void*, int32_t*, float*,
                        float*)
@@ -226,18 +227,21 @@ cdef class Kernels:
             self.row.screen_codes(front, n_groups, some[q], limits[q], &alive[q, 0], &estimates[q, 0], &quads_read[q])
 
     def dot_codes(self, const int8_t[::1] query, const int8_t[:, ::1] rows, const int64_t[::1] positions,
-                  int32_t[::1] out, cbool nibbles=False):
-        """out[i] = query . rows[positions[i]], of a multiple of 64 codes, or of 128 packed as nibbles."""
+                  int32_t[::1] out, size_t bits=8):
+        """out[i] = query . rows[positions[i]], of a multiple of 64 codes, or of 128 or 256 of 4 or 2 bits, packed."""
         cdef size_t n = query.shape[0], m = positions.shape[0], stride = rows.shape[1], i
         cdef int32_t query_sum = 0
-        expect(n % (128 if nibbles else 64) == 0 and stride == (n // 2 if nibbles else n), "dot shapes")
+        expect(bits == 8 or bits == 4 or bits == 2, "dot bits")
+        expect(n % (512 // bits) == 0 and stride == n * bits // 8, "dot shapes")
         expect(<size_t> out.shape[0] == m, "dot shapes")
         for i in range(m):
             expect(0 <= positions[i] < rows.shape[0], "dot positions")
         for i in range(n):
             query_sum += query[i]
-        if nibbles:
+        if bits == 4:
             self.row.dot_nibbles(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
+        elif bits == 2:
+            self.row.dot_crumbs(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
         else:
             self.row.dot_codes(&query[0], query_sum, &rows[0, 0], stride, &positions[0], m, n, &out[0])
 

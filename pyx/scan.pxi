@@ -23,6 +23,7 @@ cdef extern from "drive/store.h" namespace "lw" nogil:
         double eps0
         size_t delta
         size_t rerank
+        size_t refine
     cdef cppclass ScanStats:
         uint64_t candidates
         uint64_t dimensions
@@ -309,6 +310,7 @@ cdef int _scan(Kernels kernels, Store store, object planes, Request& request, Ou
         bits = planes
         expect(bits.positions >= store.positions and bits.plan.plan.dim == store.view.dim, "scan bits")
         expect(request.rerank >= request.k, "scan rerank")
+        expect(bits.plan.plan.fine_bits == 0 or request.refine >= request.rerank, "scan refine")
         with nogil:
             finished = c_scan_bits(kernels.row[0], store.view, bits.plan.plan, bits.view, request, output, n_threads,
                                    interrupt)
@@ -351,6 +353,7 @@ cdef int _request(Store store, const float[:, ::1] queries, const int64_t[:, ::1
     request.eps0 = eps0
     request.delta = delta
     request.rerank = 0
+    request.refine = 0
     return 0
 
 
@@ -373,18 +376,20 @@ cdef Output _answers(size_t n_queries, size_t k, float[:, ::1] distances, int64_
 
 def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, const int64_t[:, ::1] probes,
          const uint64_t[::1] allowed, size_t k, double eps0, size_t delta, float[:, ::1] distances,
-         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0, size_t n_probe=0):
+         int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0, size_t n_probe=0,
+         size_t refine=0):
     """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks, Codes, Bits or
     Products.
 
     probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows. rerank is for
-    Bits and Products, n_probe for Products, which find the lists themselves.
+    Bits and Products, refine for Bits with fine codes, n_probe for Products, which find the lists themselves.
     """
     cdef Request request
     _request(store, queries, probes, allowed, eps0, delta, &request)
     cdef Output output = _answers(queries.shape[0], k, distances, ids, stats)
     request.k = k
     request.rerank = rerank
+    request.refine = refine
     if n_probe > 0:
         request.n_probe = n_probe
     request.radius = float("inf")

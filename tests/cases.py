@@ -278,15 +278,21 @@ def of_live_groups(alive, estimates):
     return np.where(live, estimates[:, : live.shape[1]], np.float32(np.nan))
 
 
-def dot_codes(kernels, query, rows, positions, *, nibbles=False):
+def dot_codes(kernels, query, rows, positions, *, bits=8):
     """Products with whole codes; the rows are packed first if that is what the kernel wants."""
     out = np.full(len(positions), -1, dtype=np.int32)
-    if nibbles:
-        stretches = (rows.astype(np.int16) + 8).astype(np.uint8).reshape(len(rows), -1, 2, 64)
-        packed = stretches[:, :, 0] | stretches[:, :, 1] << 4
-        rows = packed.reshape(len(rows), -1).view(np.int8)
-    kernels.dot_codes(query, rows, positions, out, nibbles)
+    kernels.dot_codes(query, packed_codes(rows, bits), positions, out, bits)
     return out
+
+
+def packed_codes(rows, bits):
+    """Codes of 4 or 2 bits as kernels take them: stretches of 64 bytes, each field 64 codes."""
+    if bits == 8:
+        return rows
+    stored = (rows.astype(np.int16) + (1 << bits - 1)).astype(np.uint8)
+    fields = stored.reshape(len(rows), -1, 8 // bits, 64)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, np.newaxis]
+    return np.bitwise_or.reduce(fields << shifts, axis=2).reshape(len(rows), -1).view(np.int8)
 
 
 def pack(rows):

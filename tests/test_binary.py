@@ -8,10 +8,11 @@ import pytest
 
 import lanewise as lw
 from lanewise import _native, oracle
-from lanewise.binary import BinaryPlanes, learn
+from lanewise.binary import FINE_BITS, BinaryPlanes, learn
 from lanewise.rotation import RandomRotation
 
 LANES = 16
+STORAGES = tuple(FINE_BITS)
 
 
 # -------------------------------------------------------------------------------------- kernel
@@ -135,6 +136,37 @@ def test_packing_is_exact(kernels, rng, dim):
     assert sum(arrays[name].itemsize for name in ("base", "factors", "errors")) == 8
 
 
+@pytest.mark.parametrize("storage", STORAGES[1:])
+@pytest.mark.parametrize("dim", [1, 64, 100, 256, 300])
+def test_fine_packing_is_exact(kernels, rng, dim, storage):
+    X = rng.standard_normal((50, dim), dtype=np.float32)
+    X[3:5] = X.mean(axis=0)
+    index = lw.Flat(dim, storage=storage, rotation="fwht", kernels=kernels).add(X)
+    plan, bits = planes_of(index).plan, FINE_BITS[storage]
+    arrays = planes_of(index).arrays(64)
+    y = turned(index, X)
+    codes, factors = oracle.fine_codes(y, bits)
+    width = 512 // bits
+    n_codes = -(-plan.n_bits // width) * width
+    fields = arrays["fine"].view(np.uint8).reshape(64, -1, 1, 64)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, np.newaxis]
+    stored = (fields >> shifts & (1 << bits) - 1).reshape(64, n_codes).astype(np.int8)
+    got = stored[:50, : plan.n_bits] - (1 << bits - 1)
+    # A coordinate that a level's rounded end meets may be on either side of it.
+    scaled = (
+        y
+        / ({2: 0.9957, 4: 0.3352}[bits] * np.sqrt((y.astype(float) ** 2).mean(axis=1)))[
+            :, np.newaxis
+        ]
+    )
+    sure = np.abs(scaled - np.rint(scaled)) > 1e-9
+    assert np.array_equal(got[sure], codes[sure])
+    assert sure.mean() > 0.9
+    assert not stored[:, plan.n_bits :].any()
+    assert not stored[50:].any()
+    assert np.allclose(arrays["fine_factors"][:50], factors, rtol=1e-6, atol=0)
+
+
 # ----------------------------------------------------------------------------------- estimates
 
 
@@ -155,6 +187,81 @@ def estimates_of(index, query):
         np.full(len(bits), 0xFFFF),
     )
     return estimates
+
+
+def fine_estimates_of(index, query, rows):
+    """Estimates of rows by their fine codes, made by the oracle from the index's codes."""
+    planes = planes_of(index)
+    arrays = planes.arrays(index._rows.snapshot.state.positions)
+    bits, n_bits = planes.fine_bits, planes.plan.n_bits
+    z = turned(index, query[np.newaxis])[0].astype(np.float64)
+    step = np.float32(np.abs(z).max() / 127)
+    code = np.clip(np.rint(z / np.float64(step)), -127, 127) if step > 0 else np.zeros(n_bits)
+    fields = arrays["fine"].view(np.uint8).reshape(-1, planes.plan.native.fine_stride // 64, 1, 64)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, np.newaxis]
+    stored = (fields >> shifts & (1 << bits) - 1).reshape(len(fields), -1)[:, :n_bits]
+    codes = stored[rows].astype(np.int64) - (1 << bits - 1)
+    product = step * ((2 * codes + 1) @ code).astype(np.float32)
+    return arrays["base"][rows] - arrays["fine_factors"][rows] * product
+
+
+@pytest.mark.parametrize("storage", STORAGES[1:])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_fine_candidates_are_the_best_of_the_best(kernels, rng, metric, storage):
+    X = rng.standard_normal((900, 80), dtype=np.float32)
+    X[100:130] = X[0]
+    Q = np.concatenate((rng.standard_normal((4, 80), dtype=np.float32), X[:1]))
+    index = lw.Flat(80, metric, storage=storage, rotation="fwht", kernels=kernels).add(X)
+    for rerank in (3, 20, 90):
+        refine = index._rows._refine(rerank)
+        assert rerank < refine < len(X)
+        found = index.search(Q, 3, rerank=rerank)
+        assert (found.stats["settled"] == rerank).all()
+        for q, query in enumerate(Q):
+            best = np.sort(np.argsort(estimates_of(index, query)[: len(X)], kind="stable")[:refine])
+            order = np.argsort(fine_estimates_of(index, query, best), kind="stable")[:rerank]
+            distances = index.score([query], [best[order]])[0]
+            first = np.lexsort((best[order], distances))[:3]
+            assert found.ids[q].tolist() == best[order][first].tolist()
+            assert found.distances[q].tobytes() == distances[first].tobytes()
+
+
+def test_finer_codes_err_less(rng):
+    X = rng.standard_normal((500, 96), dtype=np.float32)
+    query = rng.standard_normal(96, dtype=np.float32)
+    errors = []
+    for storage in STORAGES[1:]:
+        index = lw.Flat(96, storage=storage, rotation="fwht").add(X)
+        center = planes_of(index).plan.center.astype(np.float64)
+        truth = ((X - center) ** 2).sum(axis=1) / 2 - (X - center) @ (query - center)
+        arrays = planes_of(index).arrays(512)
+        claimed = oracle.bfloat16(arrays["fine_errors"][:500]) * np.linalg.norm(query - center)
+        off = fine_estimates_of(index, query, np.arange(500)) - truth
+        assert 0.5 < np.sqrt(((off / claimed) ** 2).mean()) < 1.3
+        errors.append(np.sqrt((off**2).mean()))
+    # 0.135 / 0.0117 of the variance, and of signs 0.57 / 0.135.
+    signs = np.sqrt(((estimates_of(index, query)[:500] - truth) ** 2).mean())
+    assert errors[1] < errors[0] / 2 < signs / 3
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_sample_that_misleads_costs_no_candidate(rng, storage):
+    """The groups that are sampled hold all that is near: the first bound is far too tight."""
+    X = 8 * rng.standard_normal((5120, 64), dtype=np.float32)
+    near = np.flatnonzero(np.arange(5120) // LANES % LANES == 0)[:40]
+    X[near] = 0.1 * rng.standard_normal((40, 64), dtype=np.float32)
+    index = lw.Flat(64, storage=storage, rotation="fwht").add(X)
+    query = np.zeros(64, np.float32)
+    best = np.argsort(estimates_of(index, query)[: len(X)], kind="stable")
+    for n_threads in cases.THREADS:
+        for queries in (query[np.newaxis], np.zeros((6, 64), np.float32)):
+            found = index.search(queries, 100, rerank=160, n_threads=n_threads)
+            assert (found.stats["settled"] == 160).all()
+            assert (found.stats["candidates"] == len(X)).all()
+            if storage == "binary":
+                distances = index.score([query], [best[:160]])[0]
+                order = np.lexsort((best[:160], distances))[:100]
+                assert (found.ids == best[:160][order]).all()
 
 
 @pytest.mark.slow
@@ -212,9 +319,10 @@ def clustered():
 
 @pytest.mark.parametrize("rotation", ["auto", "pca", "fwht"])
 @pytest.mark.parametrize("metric", cases.METRICS)
-def test_all_rows_as_candidates_are_exact(clustered, metric, rotation):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_all_rows_as_candidates_are_exact(clustered, metric, rotation, storage):
     X, Q = clustered
-    index = lw.Flat(96, metric, storage="binary", rotation=rotation).add(X[:3000])
+    index = lw.Flat(96, metric, storage=storage, rotation=rotation).add(X[:3000])
     exact = lw.Flat(96, metric).add(X[:3000]).search(Q, 10)
     for rerank in (3000, 10**9):
         found = index.search(Q, 10, rerank=rerank)
@@ -223,9 +331,10 @@ def test_all_rows_as_candidates_are_exact(clustered, metric, rotation):
 
 
 @pytest.mark.parametrize("metric", cases.METRICS)
-def test_the_default_finds_nearly_all(clustered, metric):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_default_finds_nearly_all(clustered, metric, storage):
     X, Q = clustered
-    index = lw.Flat(96, metric, storage="binary").add(X)
+    index = lw.Flat(96, metric, storage=storage).add(X)
     exact = lw.Flat(96, metric).add(X).search(Q, 10)
     found = index.search(Q, 10)
     assert oracle.recall(found.ids, exact.ids, 10) >= 0.97
@@ -234,13 +343,14 @@ def test_the_default_finds_nearly_all(clustered, metric):
     assert found.distances.tobytes() == index.score(Q, found.ids).tobytes()
 
 
-def test_same_answers_for_threads_batches_and_kernels(clustered):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_same_answers_for_threads_batches_and_kernels(clustered, storage):
     X, Q = clustered
-    first = lw.Flat(96, storage="binary", kernels="scalar").add(X)
+    first = lw.Flat(96, storage=storage, kernels="scalar").add(X)
     expected = first.search(Q, 5, rerank=60, n_threads=1)
     digests = set()
     for name in cases.RUNNABLE:
-        index = lw.Flat(96, storage="binary", kernels=name).add(X)
+        index = lw.Flat(96, storage=storage, kernels=name).add(X)
         arrays = planes_of(index).arrays(9024)
         digests.add(
             b"".join(arrays[part].tobytes() for part in ("bits", "base", "factors", "errors"))
@@ -259,9 +369,10 @@ def test_same_answers_for_threads_batches_and_kernels(clustered):
     assert len(digests) == 1
 
 
-def test_eps0_leaves_out_the_hopeless(clustered):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_eps0_leaves_out_the_hopeless(clustered, storage):
     X, Q = clustered
-    index = lw.Flat(96, storage="binary").add(X)
+    index = lw.Flat(96, storage=storage).add(X)
     settled = [
         int(index.search(Q, 10, rerank=2000, eps0=eps0).stats["settled"].sum())
         for eps0 in (0.0, 2.0, 4.0, np.inf)
@@ -273,10 +384,26 @@ def test_eps0_leaves_out_the_hopeless(clustered):
     assert oracle.recall(found.ids, exact.ids, 10) == 1.0
 
 
-def test_filter_and_removal(clustered):
+def test_finer_codes_know_sooner_who_is_hopeless(clustered):
+    X, Q = clustered
+    settled = [
+        int(
+            lw.Flat(96, storage=storage, rotation="fwht")
+            .add(X)
+            .search(Q, 10, rerank=2000, eps0=3.0)
+            .stats["settled"]
+            .sum()
+        )
+        for storage in STORAGES
+    ]
+    assert settled[2] < settled[1] * 2 / 3 < settled[0] * 4 / 9
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_filter_and_removal(clustered, storage):
     X, Q = clustered
     rng = np.random.default_rng(1)
-    index = lw.Flat(96, storage="binary").add(X)
+    index = lw.Flat(96, storage=storage).add(X)
     mask = rng.random(len(X)) < 0.02
     for allowed in (mask, np.flatnonzero(mask)):
         found = index.search(Q, 10, filter=allowed, rerank=len(X))
@@ -295,9 +422,10 @@ def test_filter_and_removal(clustered):
     assert np.array_equal(index.search(Q, 10, rerank=len(X)).ids, left[exact.ids])
 
 
-def test_adding_bit_by_bit(rng):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_adding_bit_by_bit(rng, storage):
     X = rng.standard_normal((500, 20), dtype=np.float32)
-    index = lw.Flat(20, storage="binary")
+    index = lw.Flat(20, storage=storage)
     for begin in range(0, 500, 37):
         index.add(X[begin : begin + 37])
     exact = lw.Flat(20).add(X).search(X[:9], 4)
@@ -305,9 +433,10 @@ def test_adding_bit_by_bit(rng):
     assert np.array_equal(found.ids, exact.ids)
 
 
-def test_pickle(clustered):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_pickle(clustered, storage):
     X, Q = clustered
-    index = lw.Flat(96, storage="binary").add(X)
+    index = lw.Flat(96, storage=storage).add(X)
     index._rows.remove([3, 4], None)
     again = pickle.loads(pickle.dumps(index))
     before, after = index.search(Q, 7), again.search(Q, 7)
@@ -315,7 +444,7 @@ def test_pickle(clustered):
     assert before.distances.tobytes() == after.distances.tobytes()
     again.add(Q)
     assert again.search(Q[0], 1).ids.tolist() == [[len(X)]]
-    empty = pickle.loads(pickle.dumps(lw.Flat(3, storage="binary")))
+    empty = pickle.loads(pickle.dumps(lw.Flat(3, storage=storage)))
     assert empty.search([1, 2, 3], 1).ids.tolist() == [[-1]]
 
 
@@ -341,9 +470,10 @@ def test_awkward_values(rng, kind):
     assert found.distances.tobytes() == exact.distances.tobytes()
 
 
-def test_ivf(clustered):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_ivf(clustered, storage):
     X, Q = clustered
-    ivf = lw.IVF(96, 16, storage="binary").train(X).add(X)
+    ivf = lw.IVF(96, 16, storage=storage).train(X).add(X)
     exact = lw.IVF(96, 16).train(X).add(X)
     for n_probe in (1, 5, 16):
         a = ivf.search(Q, 10, n_probe=n_probe, rerank=len(X))
@@ -352,9 +482,10 @@ def test_ivf(clustered):
         assert a.distances.tobytes() == b.distances.tobytes()
 
 
-def test_equal_estimates_go_by_position_whatever_the_order_of_lists(kernels):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_equal_estimates_go_by_position_whatever_the_order_of_lists(kernels, storage):
     X = np.tile(np.arange(8, dtype=np.float32), (400, 1))
-    rows = lw.Flat(8, storage="binary", kernels=kernels)._rows
+    rows = lw.Flat(8, storage=storage, kernels=kernels)._rows
     rows.arrange(X, np.repeat(np.array([1, 0], np.int32), 200), 2, None, 1)
     for probes in ([[0, 1]], [[1, 0]]):
         found = rows.search(

@@ -715,33 +715,35 @@ def test_screen_codes_extremes(code_kernels, rng):
             assert_same_bytes(cases.screen_codes(code_kernels, case, tile=tile), truth, steps)
 
 
-def dot_arguments(rng, n, n_positions, nibbles):
+def dot_arguments(rng, n, n_positions, bits):
     """Codes of a query and of rows in any order, some of them twice."""
     query = rng.integers(-127, 128, n, dtype=np.int8)
-    low, high = (-8, 8) if nibbles else (-128, 128)
-    rows = rng.integers(low, high, (n_positions + 3, n), dtype=np.int8)
+    half = 1 << bits - 1
+    rows = rng.integers(-half, half, (n_positions + 3, n), dtype=np.int8)
     return query, rows, rng.integers(0, len(rows), n_positions, dtype=np.int64)
 
 
 @pytest.mark.parametrize("n", [64, 128, 192, 256, 384, 1024])
-@pytest.mark.parametrize("nibbles", [False, True])
-def test_dot_codes_exact(code_kernels, rng, nibbles, n):
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_dot_codes_exact(code_kernels, rng, bits, n):
     # Below, at and above the rows that are taken together, and what is asked for ahead.
-    n *= 2 if nibbles else 1
+    n *= 8 // bits
     for n_positions in (0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 100):
-        arguments = dot_arguments(rng, n, n_positions, nibbles)
-        got = cases.dot_codes(code_kernels, *arguments, nibbles=nibbles)
+        arguments = dot_arguments(rng, n, n_positions, bits)
+        got = cases.dot_codes(code_kernels, *arguments, bits=bits)
         assert np.array_equal(got, oracle.dot_codes(*arguments)), n_positions
 
 
 def test_dot_codes_extremes(code_kernels):
     positions = np.arange(5, dtype=np.int64)
-    for nibbles, values in ((False, (-128, -1, 0, 1, 127)), (True, (-8, -1, 0, 1, 7))):
-        for n in (128, 65_536):
+    for bits in (8, 4, 2):
+        half = 1 << bits - 1
+        values = (-half, -1, 0, 1, half - 1)
+        for n in (256, 65_536):
             rows = np.stack([np.full(n, value, np.int8) for value in values])
             for sign in (-1, 1):
                 query = np.full(n, 127 * sign, dtype=np.int8)
-                got = cases.dot_codes(code_kernels, query, rows, positions, nibbles=nibbles)
+                got = cases.dot_codes(code_kernels, query, rows, positions, bits=bits)
                 assert got.tolist() == [127 * sign * n * v for v in values]
 
 
@@ -789,8 +791,10 @@ def test_bits_are_those_of_every_other_machine(code_kernels):
         cases.digest(cases.dot_codes(kernels, code_query, codes, positions)) == "8ad9ee21f7345420"
     )
     nibbles = codes >> 4
-    found = cases.dot_codes(kernels, code_query, nibbles, positions, nibbles=True)
+    found = cases.dot_codes(kernels, code_query, nibbles, positions, bits=4)
     assert cases.digest(found) == "0760fd8efb48d360"
+    found = cases.dot_codes(kernels, code_query, codes >> 6, positions, bits=2)
+    assert cases.digest(found) == "634c4bca939e2116"
     case = cases.Screening(
         cases.dyadic_codes((5, 40, 16, 4), 11),
         cases.dyadic((80,), 12) * 4096,

@@ -209,7 +209,7 @@ class Query {
 
   // Looks at the candidates put off: all of them at last, before that only if they have become many.
   template <class Run>
-  void catch_up(bool last, const Run& run, CodeSearch& search) const {
+  void catch_up(bool last, const std::vector<Range>&, const Run& run, CodeSearch& search) const {
     if (!last && search.deferred.size() < kMostDeferred) return;
     const float highest = limit(search.best.bound());
     std::vector<Candidate>& deferred = search.deferred;

@@ -63,17 +63,24 @@ inline void merge(const Search& piece, Search& whole) {
   whole.stats.settled += piece.stats.settled;
 }
 
-// For queries that put nothing off.
+// For queries that begin without a guess, and put nothing off.
+template <class Query, class Search>
+Search begin(const Query& query, const Request& request, const std::vector<Range>& ranges) {
+  Search search = Search::of(request);
+  if constexpr (requires { query.guess(ranges, search); }) query.guess(ranges, search);
+  return search;
+}
 template <class Query, class Run, class Search>
-void catch_up(const Query& query, bool last, const Run& run, Search& search) {
-  if constexpr (requires { query.catch_up(last, run, search); }) query.catch_up(last, run, search);
+void catch_up(const Query& query, bool last, const std::vector<Range>& ranges, const Run& run, Search& search) {
+  if constexpr (requires { query.catch_up(last, ranges, run, search); }) query.catch_up(last, ranges, run, search);
 }
 
 // Plan::prepare(first, n, run) returns n prepared queries as a vector. A prepared query has scan(ranges, n_ranges,
 // search), which reads the bound of search.best and enters what it finds; Plan::scan_tile does so for several queries
 // at once. output.take(q, k, search) gets each query's search when it is whole. A Search other than Search itself has
-// of, restart and merge of its own. What a query puts off while it scans it is asked for after every wave, by
-// catch_up(last, run, search): run(n, work) calls work(0), ..., work(n - 1), maybe side by side.
+// of, restart and merge of its own. A query may set a first bound, in guess(ranges, search). What it puts off while it
+// scans it is asked for after every wave, by catch_up(last, ranges, run, search), with the ranges of the whole scan:
+// run(n, work) calls work(0), ..., work(n - 1), maybe side by side.
 template <class Search = lw::Search, class Plan, class Output>
 [[nodiscard]] bool search_lists(const Store& store, const Request& request, const Plan& plan, const Output& output,
                                 std::size_t n_threads, const Interrupt& interrupt) {
@@ -93,7 +100,7 @@ template <class Search = lw::Search, class Plan, class Output>
     std::vector<Search> parts(kPiecesPerWave, Search::of(request));
     for (std::size_t q = 0; q < request.n_queries; ++q) {
       const Pieces work(store, probes(q), request.n_probe);
-      Search whole = Search::of(request);
+      auto whole = begin<std::decay_t<decltype(queries[q])>, Search>(queries[q], request, work.ranges);
       for (std::size_t first = 0; first < work.pieces.size();) {
         const std::size_t n = work.wave(first);
         run(n, [&](std::size_t i) {
@@ -104,7 +111,7 @@ template <class Search = lw::Search, class Plan, class Output>
         if (!finished) return false;
         for (std::size_t i = 0; i < n; ++i) merge(parts[i], whole);
         first += n;
-        catch_up(queries[q], first == work.pieces.size(), run, whole);
+        catch_up(queries[q], first == work.pieces.size(), work.ranges, run, whole);
         if (!finished) return false;
       }
       output.take(q, request.k, whole);
@@ -126,7 +133,11 @@ template <class Search = lw::Search, class Plan, class Output>
     };
     const auto queries = plan.prepare(q0, n, run);
     const Pieces work(store, probes(q0), request.n_probe);
-    std::vector<Search> whole(n, Search::of(request));
+    std::vector<Search> whole;
+    whole.reserve(n);
+    for (const auto& query : queries) {
+      whole.push_back(begin<std::decay_t<decltype(query)>, Search>(query, request, work.ranges));
+    }
     for (std::size_t first = 0; first < work.pieces.size();) {
       const std::size_t n_pieces = work.wave(first);
       parts.resize(std::max(parts.size(), n_pieces * n), Search::of(request));
@@ -137,7 +148,7 @@ template <class Search = lw::Search, class Plan, class Output>
       }
       for (std::size_t i = 0; i < n_pieces * n; ++i) merge(parts[i], whole[i % n]);
       first += n_pieces;
-      for (std::size_t q = 0; q < n; ++q) catch_up(queries[q], first == work.pieces.size(), run, whole[q]);
+      for (std::size_t q = 0; q < n; ++q) catch_up(queries[q], first == work.pieces.size(), work.ranges, run, whole[q]);
     }
     for (std::size_t q = 0; q < n; ++q) output.take(q0 + q, request.k, whole[q]);
   });

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "store.h"
@@ -22,6 +23,40 @@ inline float estimate_of(std::uint64_t key) {
 }
 inline std::size_t position_of(std::uint64_t key) { return key & 0xFFFFFFFFu; }
 
+// Equal ranges of keys' estimates, from the least to the largest. Nothing here depends on comparisons that would be
+// guessed wrong.
+struct Buckets {
+  static constexpr int kBits = 11;
+  std::uint64_t low;
+  int shift;
+  std::uint32_t counts[std::size_t{1} << kBits] = {};
+
+  explicit Buckets(const std::vector<std::uint64_t>& keys) : low(keys[0] >> 32) {
+    std::uint64_t high = low;
+    for (const std::uint64_t key : keys) {
+      low = std::min(low, key >> 32);
+      high = std::max(high, key >> 32);
+    }
+    shift = std::max(static_cast<int>(std::bit_width(high - low)) - kBits, 0);
+    for (const std::uint64_t key : keys) ++counts[of(key)];
+  }
+
+  std::size_t of(std::uint64_t key) const { return static_cast<std::size_t>(((key >> 32) - low) >> shift); }
+  // Above the keys of a bucket.
+  std::uint64_t end(std::size_t bucket) const {
+    const std::uint64_t word = low + (static_cast<std::uint64_t>(bucket + 1) << shift);
+    // Behind the largest word of all there may be nothing left to count to.
+    return word > 0xFFFFFFFFu ? ~std::uint64_t{0} : word << 32;
+  }
+  // The bucket of the n-th key, n not 0 and no more than there are, and the number of keys before that bucket.
+  std::pair<std::size_t, std::size_t> holding(std::size_t n) const {
+    std::size_t bucket = 0;
+    std::size_t before = 0;
+    while (before + counts[bucket] < n) before += counts[bucket++];
+    return {bucket, before};
+  }
+};
+
 // The `size` best of a query so far by (estimate, position), and a few behind them that wait to be dropped together.
 struct Shortlist {
   std::size_t size;
@@ -30,7 +65,8 @@ struct Shortlist {
   ScanStats stats;
 
   static Shortlist of(const Request& request) {
-    return {std::max(request.rerank, request.k), std::numeric_limits<float>::infinity(), {}, {}};
+    const std::size_t size = std::max({request.refine, request.rerank, request.k});
+    return {size, std::numeric_limits<float>::infinity(), {}, {}};
   }
   void restart(const Shortlist& whole) {
     size = whole.size;
@@ -41,58 +77,39 @@ struct Shortlist {
 
   void add(float estimate, std::size_t position) {
     if (estimate > bound) return;
-    add(to_key(estimate, position));
+    keys.push_back(to_key(estimate, position));
+    shrink_at_times();
   }
-  void add(std::uint64_t key) {
-    keys.push_back(key);
-    // Dropping costs a pass over all: once for every so many.
+  // Dropping costs a pass over all: once for every so many.
+  void shrink_at_times() {
     if (keys.size() >= 2 * std::max<std::size_t>(size, 32)) shrink();
   }
 
-  // Drops what is certainly not among the best: all behind the bucket that the last of them is in. Nothing here depends
-  // on comparisons that would be guessed wrong.
+  // Drops what is certainly not among the best: all behind the bucket that the last of them is in.
   void shrink() {
-    constexpr std::size_t kBuckets = 128;
-    std::uint64_t low = keys[0] >> 32;
-    std::uint64_t high = low;
-    for (const std::uint64_t key : keys) {
-      low = std::min(low, key >> 32);
-      high = std::max(high, key >> 32);
-    }
-    // From the range of their words to that of the buckets, rounded down.
-    const auto shift = std::max(static_cast<int>(std::bit_width(high - low)) - 7, 0);
-    std::uint32_t counts[kBuckets] = {};
-    for (const std::uint64_t key : keys) ++counts[((key >> 32) - low) >> shift];
-    std::size_t n = 0;
-    std::size_t bucket = 0;
-    while (n < size && bucket < kBuckets) n += counts[bucket++];
-    // Behind the largest word of all there may be nothing left to count to.
-    const std::uint64_t word =
-        std::min<std::uint64_t>(low + (static_cast<std::uint64_t>(bucket) << shift), 0xFFFFFFFFu);
-    const std::uint64_t end = word << 32;
-    // The last bucket may hold too much, if many estimates are the same.
-    if (n > size + size / 2) {
+    const Buckets buckets(keys);
+    const auto [bucket, before] = buckets.holding(size);
+    // It may hold too much, if many estimates are the same.
+    if (before + buckets.counts[bucket] > size + size / 2) {
       cut();
       return;
     }
-    std::size_t m = 0;
-    std::uint64_t last = 0;
-    for (const std::uint64_t key : keys) {
-      keys[m] = key;
-      m += key < end ? 1 : 0;
-      last = std::max(last, key < end ? key : 0);
-    }
-    keys.resize(m);
-    bound = estimate_of(last);
+    keep(buckets.end(bucket));
   }
 
-  // Drops all but the best.
+  // Drops all but the best, which stay in their order: that of positions reads memory forwards.
   void cut() {
     if (keys.size() < size) return;
-    const auto last = keys.begin() + static_cast<std::ptrdiff_t>(size) - 1;
-    std::nth_element(keys.begin(), last, keys.end());
-    bound = estimate_of(*last);
-    keys.resize(size);
+    const Buckets buckets(keys);
+    const auto [bucket, before] = buckets.holding(size);
+    std::vector<std::uint64_t> some;
+    some.reserve(buckets.counts[bucket]);
+    for (const std::uint64_t key : keys) {
+      if (buckets.of(key) == bucket) some.push_back(key);
+    }
+    const auto last = some.begin() + static_cast<std::ptrdiff_t>(size - before) - 1;
+    std::nth_element(some.begin(), last, some.end());
+    keep(*last + 1);
   }
 
   // Scores rows, those of the best estimates first, unless hopeless(estimate, position, search) says that one need not
@@ -126,12 +143,25 @@ struct Shortlist {
     settle_some(rows, n, search);
     return search;
   }
+
+ private:
+  // Drops keys from `end` on.
+  void keep(std::uint64_t end) {
+    std::size_t n = 0;
+    std::uint64_t last = 0;
+    for (const std::uint64_t key : keys) {
+      keys[n] = key;
+      n += key < end ? 1 : 0;
+      last = std::max(last, key < end ? key : 0);
+    }
+    keys.resize(n);
+    bound = estimate_of(last);
+  }
 };
 
 inline void merge(const Shortlist& piece, Shortlist& whole) {
-  for (const std::uint64_t key : piece.keys) {
-    if (estimate_of(key) <= whole.bound) whole.add(key);
-  }
+  whole.keys.insert(whole.keys.end(), piece.keys.begin(), piece.keys.end());
+  whole.shrink_at_times();
   whole.stats.candidates += piece.stats.candidates;
   whole.stats.dimensions += piece.stats.dimensions;
 }

@@ -70,6 +70,8 @@ struct Request {
   // Rows that a first pass without a guarantee hands on, at least k; 0, for product codes alone, if its estimates are
   // the answer.
   std::size_t rerank;
+  // Rows that sign bits hand on to fine codes, at least rerank; 0 if there are none.
+  std::size_t refine;
 };
 
 struct ScanStats {

@@ -159,6 +159,27 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   return {dot_nibbles4(acc.lo, load_si256(codes), load_si256(q), load_si256(q + 64)),
           dot_nibbles4(acc.hi, load_si256(codes + 32), load_si256(q + 32), load_si256(q + 96))};
 }
+LW_INLINE __m256i dot_crumbs4(__m256i acc, __m256i codes, const std::int8_t* q) {
+  const __m256i mask = _mm256_set1_epi8(0x03);
+  const __m256i a = _mm256_and_si256(codes, mask);
+  const __m256i b = _mm256_and_si256(_mm256_srli_epi16(codes, 2), mask);
+  const __m256i c = _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask);
+  const __m256i d = _mm256_and_si256(_mm256_srli_epi16(codes, 6), mask);
+#if LW_ISA_ID == LW_ISA_ID_avx2vnni
+  acc = _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(acc, a, load_si256(q)), b, load_si256(q + 64));
+  return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(acc, c, load_si256(q + 128)), d, load_si256(q + 192));
+#else
+  // Eight products of at most 3 * 127 fit 16 bits.
+  const __m256i ab =
+      _mm256_add_epi16(_mm256_maddubs_epi16(a, load_si256(q)), _mm256_maddubs_epi16(b, load_si256(q + 64)));
+  const __m256i cd =
+      _mm256_add_epi16(_mm256_maddubs_epi16(c, load_si256(q + 128)), _mm256_maddubs_epi16(d, load_si256(q + 192)));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_add_epi16(ab, cd), _mm256_set1_epi16(1)));
+#endif
+}
+LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  return {dot_crumbs4(acc.lo, load_si256(codes), q), dot_crumbs4(acc.hi, load_si256(codes + 32), q + 32)};
+}
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   const __m256i v = _mm256_set1_epi32(q);
   return {dot4(acc.lo, load_si256(codes), v), dot4(acc.hi, load_si256(codes + 32), v)};

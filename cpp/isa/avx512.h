@@ -124,6 +124,27 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #endif
 }
+LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  const __m512i v = _mm512_loadu_si512(codes);
+  const __m512i mask = _mm512_set1_epi8(0x03);
+  const __m512i a = _mm512_and_si512(v, mask);
+  const __m512i b = _mm512_and_si512(_mm512_srli_epi16(v, 2), mask);
+  const __m512i c = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+  const __m512i d = _mm512_and_si512(_mm512_srli_epi16(v, 6), mask);
+  const __m512i qa = _mm512_loadu_si512(q);
+  const __m512i qb = _mm512_loadu_si512(q + 64);
+  const __m512i qc = _mm512_loadu_si512(q + 128);
+  const __m512i qd = _mm512_loadu_si512(q + 192);
+#if LW_ISA_ID == LW_ISA_ID_avx512vnni || LW_ISA_ID == LW_ISA_ID_amx
+  const __m512i ab = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(acc.v, a, qa), b, qb);
+  return {_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(ab, c, qc), d, qd)};
+#else
+  // Eight products of at most 3 * 127 fit 16 bits.
+  const __m512i ab = _mm512_add_epi16(_mm512_maddubs_epi16(a, qa), _mm512_maddubs_epi16(b, qb));
+  const __m512i cd = _mm512_add_epi16(_mm512_maddubs_epi16(c, qc), _mm512_maddubs_epi16(d, qd));
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(_mm512_add_epi16(ab, cd), _mm512_set1_epi16(1)))};
+#endif
+}
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   return dot4(acc, _mm512_loadu_si512(codes), _mm512_set1_epi32(q));
 }

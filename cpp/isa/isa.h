@@ -14,8 +14,8 @@
 //     64 codes or packed in an int32 for all lanes; q in [-127, 127]. An ISA that multiplies unsigned codes adds
 //     kCodeBias to them: the caller takes kCodeBias * (sum of q) off again]
 //     dot_nibbles4(acc, codes, q) [the same for the low four bits of 64 bytes with 64 codes of q and the high four with
-//     the 64 behind them, unsigned and without a bias]
-//     load_bf16(p) -> F32 of 16 bfloat16
+//     the 64 behind them, unsigned and without a bias], dot_crumbs4(acc, codes, q) [and for two bits each, the lowest
+//     of 64 bytes first, with four times 64 codes of q] load_bf16(p) -> F32 of 16 bfloat16
 //   U8    64 bytes, four for each of 16 candidates: byte 16 i + c is candidate c's. load_u8 add
 //     low4 high4 [halves of every byte], lookup(tables, i) [entry i of sixteen, each 16 bytes in a table of their own]
 //     ByteSums  sums of bytes for each candidate, below 2^16: no_bytes() add_bytes(sums, v) total(sums) -> I32

@@ -172,6 +172,19 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   }
   return acc;
 }
+LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  const uint8x16_t mask = vdupq_n_u8(0x03);
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t v = vreinterpretq_u8_s8(vld1q_s8(codes + 16 * i));
+    const int8x16_t a = vreinterpretq_s8_u8(vandq_u8(v, mask));
+    const int8x16_t b = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v, 2), mask));
+    const int8x16_t c = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(v, 4), mask));
+    const int8x16_t d = vreinterpretq_s8_u8(vshrq_n_u8(v, 6));
+    const int32x4_t ab = dot4(dot4(acc.v[i], a, vld1q_s8(q + 16 * i)), b, vld1q_s8(q + 64 + 16 * i));
+    acc.v[i] = dot4(dot4(ab, c, vld1q_s8(q + 128 + 16 * i)), d, vld1q_s8(q + 192 + 16 * i));
+  }
+  return acc;
+}
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(q));
   for (int i = 0; i < 4; ++i) acc.v[i] = dot4(acc.v[i], vld1q_s8(codes + 16 * i), v);

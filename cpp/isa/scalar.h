@@ -185,6 +185,12 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   }
   return acc;
 }
+LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
+  for (int i = 0; i < 256; ++i) {
+    acc.v[i % 64 / 4] += (static_cast<std::uint8_t>(codes[i % 64]) >> i / 64 * 2 & 3) * q[i];
+  }
+  return acc;
+}
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   std::int8_t four[4];
   std::memcpy(four, &q, sizeof(q));

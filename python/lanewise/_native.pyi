@@ -64,7 +64,7 @@ class Kernels:
         first_look: int = 0,
     ) -> None: ...
     def dot_codes(
-        self, query: _I8, rows: _I8, positions: _I64, out: _I32, nibbles: bool = False
+        self, query: _I8, rows: _I8, positions: _I64, out: _I32, bits: int = 8
     ) -> None: ...
     def screen_bits(
         self,
@@ -184,13 +184,29 @@ class Codes:
 @disjoint_base
 class BitPlan:
     def __init__(
-        self, center: _F32, n_axes: int, panels: _F32 | None, rotation: Rotation, outside: float
+        self,
+        center: _F32,
+        n_axes: int,
+        panels: _F32 | None,
+        rotation: Rotation,
+        outside: float,
+        fine_bits: int = 0,
     ) -> None: ...
+    @property
+    def fine_stride(self) -> int: ...
 
 @disjoint_base
 class Bits:
     def __init__(
-        self, plan: BitPlan, bits: _U8, base: _F32, factors: _U16, errors: _U16
+        self,
+        plan: BitPlan,
+        bits: _U8,
+        base: _F32,
+        factors: _U16,
+        errors: _U16,
+        fine: _I8 | None = None,
+        fine_factors: _F32 | None = None,
+        fine_errors: _U16 | None = None,
     ) -> None: ...
     def fill(
         self, kernels: Kernels, store: Store, first: int, last: int, n_threads: int
@@ -248,6 +264,7 @@ def scan(
     n_threads: int,
     rerank: int = 0,
     n_probe: int = 0,
+    refine: int = 0,
 ) -> None: ...
 def scan_within(
     kernels: Kernels,

@@ -17,7 +17,10 @@ from lanewise.kernels import Kernels
 from lanewise.planes import Arrays, Floats, LearnedPlanes
 from lanewise.rotation import RandomRotation
 
-__all__ = ["BinaryPlanes", "BitPlan", "learn"]
+__all__ = ["FINE_BITS", "BinaryPlanes", "BitPlan", "learn"]
+
+# Bits a dimension of the codes between signs and rows, of each storage that begins with signs.
+FINE_BITS = {"binary": 0, "binary2": 2, "binary4": 4}
 
 _WORD = 64  # bits come in multiples
 _TRIALS = 32
@@ -25,6 +28,11 @@ _NEIGHBOURS = 10
 # Beside its bits a row's base and factor are read; a row that is scored lies apart from the others,
 # which costs as much as so many bytes in sequence, as measured.
 _BESIDE, _APART = 6, 8_192
+# The same for the fine codes of a row: mostly what it takes to enter a candidate and to drop it.
+_FINE_APART = 2_048
+# What is lost of a direction by so many bits a dimension: (1 - cos^2) / cos^2 for the angle between
+# normal coordinates and their codes.
+_LOST = {1: 0.57, 2: 0.135, 4: 0.0117}
 # How far the estimate of a neighbour may be off, in standard deviations, for it to be found.
 _MARGIN = 2.5
 _FEWEST = 100
@@ -49,6 +57,10 @@ class BitPlan:
         Variance of a product of what lies outside of the axes, relative to the squared lengths.
     rerank : int
         Candidates that a query is expected to need.
+    fine_bits : {0, 2, 4}
+        Bits a dimension of the codes that stand between signs and rows.
+    refine : int
+        Candidates of the signs whose fine codes a query is expected to need.
     """
 
     center: Floats
@@ -58,6 +70,8 @@ class BitPlan:
     seed: int
     outside: float
     rerank: int
+    fine_bits: int = 0
+    refine: int = 0
 
     @property
     def rotation(self) -> str | None:
@@ -68,7 +82,9 @@ class BitPlan:
     def native(self) -> _native.BitPlan:
         """The plan as the drivers take it."""
         rotation = RandomRotation(self.n_bits, seed=self.seed).native
-        return _native.BitPlan(self.center, self.n_axes, self.panels, rotation, self.outside)
+        return _native.BitPlan(
+            self.center, self.n_axes, self.panels, rotation, self.outside, self.fine_bits
+        )
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +92,7 @@ class BitPlan:
         return self.center.nbytes + (0 if self.panels is None else self.panels.nbytes)
 
 
-def learn(rows: Numbers, rotation: str | None, seed: int) -> BitPlan:
+def learn(rows: Numbers, rotation: str | None, seed: int, fine_bits: int = 0) -> BitPlan:
     """Choose axes, their number and the number of bits for rows.
 
     Parameters
@@ -86,17 +102,20 @@ def learn(rows: Numbers, rotation: str | None, seed: int) -> BitPlan:
         "fwht" rotates at random alone; before that, principal axes leave out what hardly matters.
     seed : int
         Of the random rotation.
+    fine_bits : {0, 2, 4}
+        Bits a dimension of the codes between signs and rows.
 
     Returns
     -------
     BitPlan
-        Of those tried, the one whose queries read least: bits of every row, and the rows of as
-        many candidates as a model of the sample says are needed.
+        Of those tried, the one whose queries read least: bits of every row, and the fine codes and
+        the rows of as many candidates as a model of the sample says are needed.
 
     Notes
     -----
     With |y| = |z| = 1 the estimate's standard deviation is about sqrt(0.57 / n_bits), since the
-    signs of a random direction make an angle of cosine sqrt(2 / pi) with it.
+    signs of a random direction make an angle of cosine sqrt(2 / pi) with it. Codes of 2 or 4 bits
+    leave 0.135 or 0.0117 in the place of 0.57.
     """
     n, dim = rows.shape
     sample, center = centered_sample(rows)
@@ -113,10 +132,18 @@ def learn(rows: Numbers, rotation: str | None, seed: int) -> BitPlan:
     Y = sample - center
     if axes is not None:
         Y = Y @ axes.T
-    n_bits, expected, outside = min(
-        ((m, *_expected(Y, n, m)) for m in grid),
-        key=lambda plan: plan[0] / 8 + _BESIDE + max(_FEWEST, plan[1]) / n * (4 * dim + _APART),
-    )
+
+    def tried(n_bits: int) -> tuple[float, int, int, int, float]:
+        """Bytes that a row costs a query, and what the plan needs to know."""
+        bits = [1, fine_bits] if fine_bits > 0 else [1]
+        expected, outside = _expected(Y, n, n_bits, [_LOST[b] for b in bits])
+        *refine, rerank = (max(_FEWEST, math.ceil(number)) for number in expected)
+        cost = n_bits / 8 + _BESIDE + rerank / n * (4 * dim + _APART)
+        for number in refine:
+            cost += number / n * (-(-n_bits * fine_bits // 512) * 64 + _FINE_APART)
+        return cost, n_bits, rerank, sum(refine), outside
+
+    _, n_bits, rerank, refine, outside = min(tried(n_bits) for n_bits in grid)
     kept = min(n_bits, dim)
     if kept == dim:
         axes = None
@@ -127,20 +154,23 @@ def learn(rows: Numbers, rotation: str | None, seed: int) -> BitPlan:
         None if axes is None else packed(np.ascontiguousarray(axes[:kept])),
         seed,
         outside,
-        max(_FEWEST, math.ceil(expected)),
+        rerank,
+        fine_bits,
+        refine,
     )
 
 
-def _expected(Y: Floats, n: int, n_bits: int) -> tuple[float, float]:
+def _expected(Y: Floats, n: int, n_bits: int, lost: list[float]) -> tuple[list[float], float]:
     """Candidates that a query is expected to need among n rows, of which Y are some.
 
-    And the mean square of what a neighbour's product gets from outside, relative to the lengths.
+    For each of `lost`, what codes lose of a direction. And the mean square of what a neighbour's
+    product gets from outside, relative to the lengths.
 
     Some rows of the sample play queries; their nearest in the sample say what must be found, as
     rare among the others as the ten nearest are in the whole.
     """
     if len(Y) < 4 * _TRIALS:
-        return float(n), 0.0
+        return [float(n)] * len(lost), 0.0
     every = len(Y) // _TRIALS
     Z = Y[::every][:_TRIALS]
     m = len(Y) - 1
@@ -153,17 +183,19 @@ def _expected(Y: Floats, n: int, n_bits: int) -> tuple[float, float]:
     bound = np.partition(half[:, np.newaxis] - product - rest, rank, axis=0)[rank]
     lengths = np.sqrt((inside.astype(np.float64) ** 2).sum(axis=1))[:, np.newaxis]
     lengths = lengths * np.sqrt((query.astype(np.float64) ** 2).sum(axis=1))
-    # What is parallel to the row is estimated without error.
-    error2 = 0.57 / n_bits * np.maximum(lengths**2 - product**2, 0)
     nearest = half[:, np.newaxis] - product - rest <= bound
-    reach = np.where(nearest, half[:, np.newaxis] - product + _MARGIN * np.sqrt(error2), -np.inf)
-    sigma = np.sqrt(error2) + 1e-30
-    chance = _below((reach.max(axis=0) - half[:, np.newaxis] + product) / sigma)
-    needed = np.sort(chance.mean(axis=0))[len(Z) // 2 :].mean() * n
+    estimate = half[:, np.newaxis] - product
+    needed = []
+    for part in lost:
+        # What is parallel to the row is estimated without error.
+        sigma = np.sqrt(part / n_bits * np.maximum(lengths**2 - product**2, 0)) + 1e-30
+        reach = np.where(nearest, estimate + _MARGIN * sigma, -np.inf)
+        chance = _below((reach.max(axis=0) - estimate) / sigma)
+        needed.append(min(float(np.sort(chance.mean(axis=0))[len(Z) // 2 :].mean() * n), float(n)))
     beyond = np.maximum(norms - (inside.astype(np.float64) ** 2).sum(axis=1), 0)
     outside = beyond[:, np.newaxis] * norms[::every][:_TRIALS]
     relative = np.divide(rest**2, outside, out=np.zeros_like(rest), where=outside > 0)
-    return float(min(needed, n)), float(relative[nearest].mean())
+    return needed, float(relative[nearest].mean())
 
 
 def _below(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -182,24 +214,31 @@ class BinaryPlanes(LearnedPlanes[BitPlan]):
         See `learn`.
     seed : int
         Of the random rotation.
+    fine_bits : {0, 2, 4}
+        Bits a dimension of the codes between signs and rows.
     """
 
-    def __init__(self, dim: int, axes: str | None, seed: int) -> None:
+    def __init__(self, dim: int, axes: str | None, seed: int, fine_bits: int = 0) -> None:
         super().__init__()
-        self.dim, self.axes, self.seed = dim, axes, seed
+        self.dim, self.axes, self.seed, self.fine_bits = dim, axes, seed, fine_bits
 
     def _shapes(self, positions: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
         assert self.plan is not None
-        return {
+        shapes: dict[str, tuple[type[Any], tuple[int, ...]]] = {
             "bits": (np.uint8, (positions * self.plan.n_bits // 8,)),
             "base": (np.float32, (positions,)),
             "factors": (np.uint16, (positions,)),
             "errors": (np.uint16, (positions,)),
         }
+        if self.fine_bits > 0:
+            shapes["fine"] = (np.int8, (positions * self.plan.native.fine_stride,))
+            shapes["fine_factors"] = (np.float32, (positions,))
+            shapes["fine_errors"] = (np.uint16, (positions,))
+        return shapes
 
     def fitted(self, rows: Numbers, positions: int, kernels: Kernels, threads: int) -> BinaryPlanes:
         """See `Planes`: what is learned are axes, and how many bits there are."""
-        return self._with(learn(rows, self.axes, self.seed), {}).grown(positions)
+        return self._with(learn(rows, self.axes, self.seed, self.fine_bits), {}).grown(positions)
 
     def native(self, positions: int) -> _native.Bits:
         """See `Planes`."""
@@ -212,11 +251,14 @@ class BinaryPlanes(LearnedPlanes[BitPlan]):
         if plan is None:
             return {}
         panels = np.empty(0, dtype=np.float32) if plan.panels is None else plan.panels
+        sizes = [plan.n_bits, plan.n_axes, plan.rerank]
+        if self.fine_bits > 0:
+            sizes.append(plan.refine)
         return {
             **self._filled(positions),
             "center": plan.center,
             "panels": panels,
-            "sizes": np.array([plan.n_bits, plan.n_axes, plan.rerank], dtype=np.int64),
+            "sizes": np.array(sizes, dtype=np.int64),
             "seed": np.array([plan.seed], dtype=np.uint64),
             "outside": np.array([plan.outside]),
         }
@@ -225,7 +267,7 @@ class BinaryPlanes(LearnedPlanes[BitPlan]):
         """See `Planes`."""
         if not arrays:
             return self
-        n_bits, n_axes, rerank = (int(size) for size in arrays["sizes"])
+        n_bits, n_axes, rerank, *refine = (int(size) for size in arrays["sizes"])
         plan = BitPlan(
             arrays["center"],
             n_bits,
@@ -234,5 +276,7 @@ class BinaryPlanes(LearnedPlanes[BitPlan]):
             int(arrays["seed"][0]),
             float(arrays["outside"][0]),
             rerank,
+            self.fine_bits,
+            sum(refine),
         )
         return self._restored(plan, arrays)

@@ -36,12 +36,13 @@ class Flat:
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared L2 distance; inner product, reported negated; or cosine, reported as 1 - cos, with
         cos = 0 for a zero vector. Smaller is nearer for all of them.
-    storage : {"auto", "sq8", "sq4", "f32", "binary"}, default "auto"
+    storage : {"auto", "sq8", "sq4", "f32", "binary", "binary2", "binary4"}, default "auto"
         What the planes hold. "sq8": one byte a dimension, with bounds on what the bytes do not
         say; the default, up to 65,536 dimensions. "sq4": half a byte for all dimensions but the
         first, which takes less memory and settles more rows. "f32": randomly rotated floats, for
         which `eps0` is the dial of ADSampling. "binary": a bit a dimension, which estimates
-        distances without a guarantee; see `rerank` of `search`.
+        distances without a guarantee; see `rerank` of `search`. "binary2" and "binary4": the same,
+        and codes of 2 or 4 bits a dimension, which the most promising are estimated by once more.
     rotation : {"auto", "pca", None, "fwht"}, default "auto"
         Axes of the planes. For codes principal axes, which let a scan stop early where some
         directions vary more than others, or the coordinates as they are; "auto" measures on a
@@ -199,11 +200,11 @@ class Flat:
             Dimensions added up between two looks at the bound; for "f32" only, "sq8" has steps of
             its own.
         rerank : int, optional
-            For storage "binary" alone: rows, the most promising by their bits, that are scored
-            exactly; at least k. By default at least 10 k and at least as many as a model of the
-            rows expects to hold the ten nearest. All rows that there are make the answer exact.
-            A finite `eps0` leaves out those among them that are so many standard deviations of
-            their estimate beyond the k-th best.
+            For storage "binary", "binary2" and "binary4": rows, the most promising by their bits or
+            finer codes, that are scored exactly; at least k. By default at least 10 k and at least
+            as many as a model of the rows expects to hold the ten nearest. All rows that there are
+            make the answer exact. A finite `eps0` leaves out those among them that are so many
+            standard deviations of their estimate beyond the k-th best.
         n_threads : int, optional
 
         Returns

@@ -540,6 +540,50 @@ def sign_bits(y: npt.ArrayLike) -> tuple[npt.NDArray[np.uint8], Doubles]:
     return np.packbits(rows > 0, axis=1, bitorder="little"), factors
 
 
+def fine_codes(y: npt.ArrayLike, bits: int) -> tuple[npt.NDArray[np.int8], Doubles]:
+    """Return vectors in codes of a few bits, and the factors that make products of codes unbiased.
+
+    Parameters
+    ----------
+    y : array-like, shape (n, m)
+    bits : {2, 4}
+
+    Returns
+    -------
+    codes : ndarray of int8, shape (n, m)
+        From ``-2**(bits - 1)`` to ``2**(bits - 1) - 1``. A code c stands for 2 c + 1.
+    factors : ndarray of float64, shape (n,)
+        ``|y|^2 / <2 c + 1, y>``; 0 for a zero vector.
+
+    Notes
+    -----
+    The step between codes is that which loses least of a normal distribution with the vector's mean
+    square: 0.9957 or 0.3352 standard deviations.
+
+    References
+    ----------
+    J. Max, "Quantizing for minimum distortion", IRE Transactions on Information Theory, 1960, table
+    II. J. Gao et al., "Practical and asymptotically optimal quantization of high-dimensional
+    vectors in Euclidean space for approximate nearest neighbor search", SIGMOD 2025.
+
+    Examples
+    --------
+    >>> codes, factors = fine_codes([[1, -1, 2, 0], [0, 0, 0, 0]], 2)
+    >>> codes.tolist(), factors.tolist()
+    ([[0, -1, 1, 0], [0, 0, 0, 0]], [0.75, 0.0])
+    """
+    rows = np.asarray(y, np.float64)
+    steps = {2: 0.9957, 4: 0.3352}[bits] * np.sqrt((rows**2).mean(axis=1, keepdims=True))
+    scaled = np.divide(rows, steps, out=np.zeros_like(rows), where=steps > 0)
+    half = 1 << bits - 1
+    codes = np.clip(np.floor(scaled), -half, half - 1)
+    products = (rows * (2 * codes + 1)).sum(axis=1)
+    factors = np.divide(
+        (rows**2).sum(axis=1), products, out=np.zeros(len(rows)), where=products > 0
+    )
+    return codes.astype(np.int8), factors
+
+
 def sign_tables(z: npt.ArrayLike) -> tuple[npt.NDArray[np.uint8], int, np.float32]:
     """Return the tables in which `screen_bits` looks up what sign bits add to a product with z.
 

@@ -27,7 +27,7 @@ from lanewise.arrays import (
     unpacked_bits,
     with_room,
 )
-from lanewise.binary import BinaryPlanes
+from lanewise.binary import FINE_BITS, BinaryPlanes, BitPlan
 from lanewise.canonical import canonical_queries, check_lengths, normalized
 from lanewise.kernels import Kernels, get
 from lanewise.planes import BlockPlanes, CodePlanes, Planes
@@ -154,8 +154,8 @@ class Rows:
     def _no_planes(self) -> Planes:
         if self.storage == "f32":
             return BlockPlanes(self.dim, self.seed, self.product)
-        if self.storage == "binary":
-            return BinaryPlanes(self.dim, self.rotation, self.seed)
+        if self.storage in FINE_BITS:
+            return BinaryPlanes(self.dim, self.rotation, self.seed, FINE_BITS[self.storage])
         if self._products is not None:
             return self._products
         return CodePlanes(self.dim, self.rotation, self.product, 4 if self.storage == "sq4" else 8)
@@ -461,6 +461,7 @@ class Rows:
         """
         k = check_int(k, "k", low=0, high=2**31 - 1)
         rerank = self._check_rerank(rerank, k)
+        refine = self._refine(rerank)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
         snapshot = self.snapshot
         allowed, n_allowed = self._allowed(snapshot, filter)
@@ -486,6 +487,7 @@ class Rows:
                 threads,
                 min(rerank, n_allowed),
                 n_probe,
+                min(refine, n_allowed),
             )
         return SearchResult(*_padded(distances, ids, k), _named(stats))
 
@@ -500,10 +502,10 @@ class Rows:
         n_threads: int | None,
     ) -> RangeResult:
         """Find all rows no farther than the radius, for canonical queries."""
-        if self.storage == "binary":
+        if self.storage in FINE_BITS:
             raise ValueError(
-                "range_search: storage 'binary' cannot know which rows are within a radius, "
-                "use 'f32' or 'sq8'"
+                f"range_search: storage {self.storage!r} cannot know which rows are within a "
+                "radius, use 'f32' or 'sq8'"
             )
         radius = check_real(radius, "radius", allow_inf=True)
         eps0, delta, threads = self._check_dial(eps0, delta, n_threads)
@@ -538,17 +540,31 @@ class Rows:
     def _check_rerank(self, rerank: int | None, k: int) -> int:
         """Rows that a query scores exactly, if it has to choose."""
         if rerank is not None:
-            if self.storage not in ("binary", "pq"):
-                raise ValueError(f"rerank: is for storage 'binary', not {self.storage!r}")
+            if self.storage not in (*FINE_BITS, "pq"):
+                raise ValueError(
+                    f"rerank: is for storage 'binary', 'binary2' or 'binary4', not {self.storage!r}"
+                )
             if self.storage == "pq" and rerank == 0:
                 return 0
             return check_int(rerank, "rerank", low=max(k, 1), high=2**31 - 1)
-        learned = 1
-        if self.storage == "binary":
-            planes = self.snapshot.state.planes
-            assert isinstance(planes, BinaryPlanes)
-            learned = planes.plan.rerank if planes.plan else 1
-        return max(learned, 10 * k)
+        plan = self._bit_plan
+        return max(1 if plan is None else plan.rerank, 10 * k)
+
+    def _refine(self, rerank: int) -> int:
+        """Candidates of the signs whose fine codes are read, 0 without such codes.
+
+        At least as many as were learned; more in proportion, if more rows are scored than learned.
+        """
+        plan = self._bit_plan
+        if plan is None or plan.fine_bits == 0:
+            return 0
+        return max(rerank, plan.refine, -(-plan.refine * rerank // max(plan.rerank, 1)))
+
+    @property
+    def _bit_plan(self) -> BitPlan | None:
+        """What was learned for sign bits; None for other planes, and before there are rows."""
+        planes = self.snapshot.state.planes
+        return planes.plan if isinstance(planes, BinaryPlanes) else None
 
     def _check_dial(self, eps0: float, delta: int, n_threads: int | None) -> tuple[float, int, int]:
         eps0 = check_real(eps0, "eps0", low=0.0, allow_inf=True)
@@ -783,10 +799,9 @@ def check_arrays(
 
 
 def _check_storage(storage: Any, dim: int) -> str:
-    if storage not in ("auto", "f32", "sq8", "sq4", "binary"):
-        raise ValueError(
-            f"storage: expected 'auto', 'f32', 'sq8', 'sq4' or 'binary', got {storage!r}"
-        )
+    known = ("auto", "f32", "sq8", "sq4", *FINE_BITS)
+    if storage not in known:
+        raise ValueError(f"storage: expected one of {known}, got {storage!r}")
     if storage == "auto":
         return "sq8" if dim <= _MAX_CODE_DIM else "f32"
     if storage != "f32" and dim > _MAX_CODE_DIM:
@@ -800,7 +815,7 @@ def _check_rotation(rotation: Any, storage: str, dim: int) -> str | None:
     choices: tuple[str | None, ...] = ("auto", "pca", None)
     if storage == "f32":
         choices = ("auto", "fwht")
-    elif storage == "binary":
+    elif storage in FINE_BITS:
         choices = ("auto", "pca", "fwht")
     if rotation not in choices:
         raise ValueError(

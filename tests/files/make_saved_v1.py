@@ -32,6 +32,8 @@ INDEXES = {
     "flat-sq8": lambda: _removed(lw.Flat(12, storage="sq8").add(X, IDS)),
     "flat-sq4": lambda: lw.Flat(12, "cosine", storage="sq4").add(X),
     "flat-binary": lambda: lw.Flat(12, "ip", storage="binary").add(X),
+    "flat-binary2": lambda: _removed(lw.Flat(12, storage="binary2").add(X, IDS)),
+    "flat-binary4": lambda: lw.Flat(12, "cosine", storage="binary4").add(X),
     "flat-uint8": lambda: lw.Flat(12).add((16 * X + 64).astype(np.uint8)),
     "ivf": lambda: _removed(lw.IVF(12, 5, n_probe=5).train(X).add(X, IDS)),
     "ivfpq": lambda: lw.IVFPQ(12, 4, n_subspaces=6, n_bits=4, n_probe=4).train(X).add(X),
