@@ -38,11 +38,14 @@ struct CodeFront {
 
 // One query as screen_codes wants it.
 struct CodeQuery {
-  const std::int8_t* codes;   // of all steps, in [-127, 127]
-  const std::int32_t* sums;   // [n_steps], sum of the codes of each step
+  const std::int8_t* codes;  // of all steps, in [-127, 127]
+  const std::int32_t* sums;  // [n_steps], sum of the codes of each step
+  // [n_steps], bits by which the products so far go to the left before those of a step are added: later dimensions
+  // weigh less, and have finer codes.
+  const std::int32_t* shifts;
+  const float* scales;        // [n_steps], of the products up to the end of each step
   const float* tail_weights;  // [n_steps]
   float residual_weight;
-  float scale;
 };
 
 // Sign bits of rows, from the first group on: bit i of lane l's byte j in group g, for dimension 8j + i, is bit i of
@@ -150,8 +153,10 @@ struct Kernels {
                   float* out);
 
   // codes/screen.cpp
-  // For candidate c of a group, with the integer product p of its codes and the query's up to the end of a step:
-  //   estimate = base[c] - scale * p,  lower = estimate - residual_weight * residuals[c] - tail_weight * tail[c].
+  // For candidate c of a group, with the integer product p of its codes and the query's up to the end of a step,
+  // p = (p of the step before << shifts[step]) + its own:
+  //   estimate = base[c] - scales[step] * p,  lower = estimate - residual_weight * residuals[c] - tail_weight *
+  //   tail[c].
   // After each step from first_look on only candidates with lower < limit stay in alive[group]. Estimates of the last
   // step are written for groups that still have one. quads_read grows by the quads that each candidate alive at its
   // beginning adds up in every step behind first_look. At most kScreenGroups groups; products stay below 2^31.

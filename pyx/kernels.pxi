@@ -17,9 +17,10 @@ cdef extern from "kernels.h" namespace "lw" nogil:
     cdef cppclass CodeQuery:
         const int8_t* codes
         const int32_t* sums
+        const int32_t* shifts
+        const float* scales
         const float* tail_weights
         float residual_weight
-        float scale
     size_t kBitEntry
     cdef cppclass BitRows:
         const uint8_t* bits
@@ -168,9 +169,10 @@ cdef class Kernels:
 
     def screen_codes(self, const int8_t[::1] codes, const float[::1] base, const uint16_t[::1] residuals,
                      const uint16_t[:, ::1] tails, const uint32_t[::1] ends, const int8_t[:, ::1] queries,
-                     const int32_t[:, ::1] sums, const float[:, ::1] tail_weights, const float[::1] residual_weights,
-                     const float[::1] scales, const float[::1] limits, uint16_t[:, ::1] alive,
-                     float[:, ::1] estimates, uint64_t[::1] quads_read, cbool tile, size_t first_look=0):
+                     const int32_t[:, ::1] sums, const int32_t[:, ::1] shifts, const float[:, ::1] scales,
+                     const float[:, ::1] tail_weights, const float[::1] residual_weights, const float[::1] limits,
+                     uint16_t[:, ::1] alive, float[:, ::1] estimates, uint64_t[::1] quads_read, cbool tile,
+                     size_t first_look=0):
         """Screen codes, planes (n_groups, quads of the step, 16, 4) and 1,024 bytes of padding, for some queries.
 
         Updates alive (n_queries, 64), estimates (n_queries, 1024) and quads_read (n_queries,), one query at a time or
@@ -188,8 +190,10 @@ cdef class Kernels:
         expect(0 < n_queries <= kScreenQueries and <size_t> queries.shape[1] == 4 * n_quads, "screen queries")
         expect(<size_t> sums.shape[0] == n_queries and <size_t> sums.shape[1] == n_steps, "screen sums")
         expect(tail_weights.shape[0] == sums.shape[0] and tail_weights.shape[1] == sums.shape[1], "screen weights")
-        expect(<size_t> residual_weights.shape[0] == n_queries and <size_t> scales.shape[0] == n_queries
-               and <size_t> limits.shape[0] == n_queries, "screen weights")
+        expect(shifts.shape[0] == sums.shape[0] and shifts.shape[1] == sums.shape[1], "screen shifts")
+        expect(scales.shape[0] == sums.shape[0] and scales.shape[1] == sums.shape[1], "screen scales")
+        expect(<size_t> residual_weights.shape[0] == n_queries, "screen weights")
+        expect(<size_t> limits.shape[0] == n_queries, "screen limits")
         expect(<size_t> alive.shape[0] == n_queries and <size_t> alive.shape[1] == kScreenGroups, "screen out")
         expect(<size_t> estimates.shape[0] == n_queries and <size_t> estimates.shape[1] == kScreenGroups * kLanes,
                "screen out")
@@ -211,9 +215,10 @@ cdef class Kernels:
         for q in range(n_queries):
             some[q].codes = &queries[q, 0]
             some[q].sums = &sums[q, 0]
+            some[q].shifts = &shifts[q, 0]
+            some[q].scales = &scales[q, 0]
             some[q].tail_weights = &tail_weights[q, 0]
             some[q].residual_weight = residual_weights[q]
-            some[q].scale = scales[q]
         cdef vector[float] by_group
         if tile:
             by_group.resize(n_groups * kScreenQueries * kLanes)

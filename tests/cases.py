@@ -226,9 +226,10 @@ class Screening:
     tails: np.ndarray  # (n_steps, n_groups * 16)
     ends: np.ndarray  # (n_steps,)
     queries: np.ndarray  # (n_queries, 4 * n_quads)
+    shifts: np.ndarray  # (n_queries, n_steps)
+    scales: np.ndarray  # (n_queries, n_steps)
     tail_weights: np.ndarray  # (n_queries, n_steps)
     residual_weights: np.ndarray  # (n_queries,)
-    scales: np.ndarray  # (n_queries,)
     limits: np.ndarray  # (n_queries,)
     alive: np.ndarray  # (n_queries, n_groups)
 
@@ -256,9 +257,10 @@ def screen_codes(kernels, case, *, tile, first_look=0):
         case.ends,
         case.queries,
         np.array(sums, np.int32),
+        case.shifts,
+        case.scales,
         case.tail_weights,
         case.residual_weights,
-        case.scales,
         case.limits,
         alive,
         estimates,

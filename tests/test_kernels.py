@@ -4,6 +4,7 @@ Where all arithmetic is exact (small whole numbers) the oracle must be met exact
 within the error bound that follows from the order of operations.
 """
 
+import dataclasses
 import doctest
 import pickle
 from fractions import Fraction
@@ -607,6 +608,8 @@ def screening(rng, n_groups, quads, n_queries, *, values="any"):
     width = np.float32(quads[-1] * 4) ** np.float32(0.5) * 6000
     # All bfloat16 from nothing over the smallest to the products' own size, as they may be stored.
     largest = int(np.float32(width).view(np.uint32)) >> 16
+    # As far as products of the largest codes stay below 2^31.
+    room = int(np.log2(2**31 / (4 * quads[-1] * 128 * 127 + 1))) // max(n_steps - 1, 1)
     case = cases.Screening(
         codes,
         rng.standard_normal(n, dtype=np.float32) * width,
@@ -614,9 +617,10 @@ def screening(rng, n_groups, quads, n_queries, *, values="any"):
         rng.integers(0, largest, (n_steps, n), dtype=np.uint16),
         np.array(quads, dtype=np.uint32),
         queries,
+        rng.integers(0, min(room, 4) + 1, (n_queries, n_steps), dtype=np.int32),
+        np.float32(10.0) ** rng.integers(-3, 1, (n_queries, n_steps)).astype(np.float32),
         rng.random((n_queries, n_steps), dtype=np.float32),
         rng.random(n_queries, dtype=np.float32),
-        np.float32(10.0) ** rng.integers(-3, 1, n_queries).astype(np.float32),
         np.full(n_queries, np.inf, dtype=np.float32),
         rng.integers(0, 2**16, (n_queries, n_groups), dtype=np.uint16),
     )
@@ -644,9 +648,10 @@ def screened(case, q, first_look=0):
         case.tails,
         case.ends,
         case.queries[q],
+        case.shifts[q],
+        case.scales[q],
         case.tail_weights[q],
         case.residual_weights[q],
-        case.scales[q],
         case.limits[q],
         case.alive[q],
         first_look,
@@ -802,11 +807,19 @@ def test_bits_are_those_of_every_other_machine(code_kernels):
         cases.dyadic_codes((3, 80), 14).astype(np.uint16) % 64 + 0x4400,
         np.array([4, 20, 40], dtype=np.uint32),
         cases.dyadic_codes((6, 160), 15, -127),
+        np.zeros((6, 3), dtype=np.int32),
+        np.full((6, 3), 0.0625, dtype=np.float32),
         np.full((6, 3), 0.75, dtype=np.float32),
         np.full(6, 1.25, dtype=np.float32),
-        np.full(6, 0.0625, dtype=np.float32),
         np.arange(6, dtype=np.float32) * 2000 - 6000,
         np.full((6, 5), 0x7FFF, dtype=np.uint16),
     )
     for tile in (False, True):
         assert cases.digest(*cases.screen_codes(kernels, case, tile=tile)) == "a209d62f145cdcfd"
+    finer = dataclasses.replace(
+        case,
+        shifts=np.array([[0, 2, 1]] * 6, dtype=np.int32),
+        scales=np.full((6, 3), 2.0**-7, dtype=np.float32),
+    )
+    for tile in (False, True):
+        assert cases.digest(*cases.screen_codes(kernels, finer, tile=tile)) == "afedfd9cf246d2a6"

@@ -29,14 +29,14 @@ struct CheckedQueries {
   std::size_t n;
   const CodeQuery* queries;
   const float* limits;
-  float scale[kScreenQueries];
+  float last_scale[kScreenQueries];
   float residual_weight[kScreenQueries];
   float last_tail_weight[kScreenQueries];
 
   CheckedQueries(const CodeFront& front, const CodeQuery* some, std::size_t n_queries, const float* bounds)
       : n(n_queries), queries(some), limits(bounds) {
     for (std::size_t q = 0; q < n; ++q) {
-      scale[q] = -queries[q].scale;
+      last_scale[q] = -queries[q].scales[front.n_steps - 1];
       residual_weight[q] = -queries[q].residual_weight;
       last_tail_weight[q] = -queries[q].tail_weights[front.n_steps - 1];
     }
@@ -54,7 +54,7 @@ LW_INLINE bool check(const CodeFront& front, std::size_t group, std::size_t step
     // Nothing in this loop depends on what a candidate turns out to be: a branch would be guessed wrong too often.
     for (std::size_t q = first; q < last; ++q) {
       alive[q * kScreenGroups + group] &=
-          stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(queries.scale[q]),
+          stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(queries.last_scale[q]),
                        set(queries.residual_weight[q]), set(queries.last_tail_weight[q]), estimate);
       store(estimates + (group * kScreenQueries + q) * kLanes, estimate);
     }
@@ -64,7 +64,7 @@ LW_INLINE bool check(const CodeFront& front, std::size_t group, std::size_t step
   std::uint32_t any = 0;
   for (std::size_t q = first; q < last; ++q) {
     std::uint16_t& mask = alive[q * kScreenGroups + group];
-    mask &= stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(queries.scale[q]),
+    mask &= stored.below(set(queries.limits[q]), load_i32(products[q - first]), set(-queries.queries[q].scales[step]),
                          set(queries.residual_weight[q]), set(-queries.queries[q].tail_weights[step]), estimate);
     quads_read[q] += count(mask) * next_quads;
     any |= mask;

@@ -21,6 +21,7 @@ struct Step {
   std::size_t index;
   std::size_t n_quads;
   const std::int8_t* query;
+  std::int32_t shift;
   I32 unbias;
   F32 limit, scale, residual_weight, tail_weight;
 };
@@ -32,7 +33,7 @@ LW_INLINE void screen(const Step& step, const std::uint32_t* groups, std::int32_
   I32 sum[G];
   const std::int8_t* at[G];
   for (std::size_t g = 0; g < G; ++g) {
-    sum[g] = step.index == 0 ? step.unbias : add(load_i32(products[groups[g]]), step.unbias);
+    sum[g] = step.index == 0 ? step.unbias : add(shift_left(load_i32(products[groups[g]]), step.shift), step.unbias);
     at[g] = step.front.codes[step.index] + groups[g] * step.n_quads * kLanes * 4;
   }
   for (std::size_t j = 0; j < step.n_quads; ++j) {
@@ -68,9 +69,10 @@ void screen_codes(const CodeFront& front, std::size_t n_groups, const CodeQuery&
                     index,
                     front.ends[index] - begin,
                     query.codes + 4 * begin,
+                    query.shifts[index],
                     set_i32(-kCodeBias * query.sums[index]),
                     set(limit),
-                    set(-query.scale),
+                    set(-query.scales[index]),
                     set(-query.residual_weight),
                     set(-query.tail_weights[index])};
     const bool last = index + 1 == front.n_steps;

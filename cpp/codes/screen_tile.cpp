@@ -16,7 +16,8 @@ LW_INLINE void accumulate(const std::int8_t* codes, const CodeQuery* queries, st
                           std::size_t step, std::int32_t (*products)[kLanes]) {
   I32 sum[Q];
   for (std::size_t q = 0; q < Q; ++q) {
-    sum[q] = add(load_i32(products[q]), set_i32(-kCodeBias * queries[q].sums[step]));
+    const I32 before = shift_left(load_i32(products[q]), queries[q].shifts[step]);
+    sum[q] = add(before, set_i32(-kCodeBias * queries[q].sums[step]));
   }
   for (std::size_t j = begin; j < end; ++j) {
     for (std::size_t q = 0; q < Q; ++q) {

@@ -69,6 +69,14 @@ struct QueryTiles {
   }
 };
 
+// Shifts the products with each query of a block before a step's are added.
+LW_INLINE void shift(const Block& block, const CodeQuery* queries, std::size_t step, std::int32_t (*products)[kLanes]) {
+  for (std::size_t q = block.first; q < block.last; ++q) {
+    std::int32_t* const row = products[q - block.first];
+    store(row, shift_left(load_i32(row), queries[q].shifts[step]));
+  }
+}
+
 // Groups [first, first + 4): four sums, so that none waits for its own last product.
 LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Block& block, QueryTiles& tiles,
                            const CheckedQueries& checked, std::uint16_t* alive, float* estimates,
@@ -95,16 +103,20 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
       _tile_loadd(5, at + 3 * stride, 64);
       _tile_dpbssd(3, 4, 5);
     }
-    if (step < front.first_look) continue;
     _tile_stored(0, products[0], 64);
     _tile_stored(1, products[1], 64);
     _tile_stored(2, products[2], 64);
     _tile_stored(3, products[3], 64);
-    bool any = false;
-    for (std::size_t g = 0; g < 4; ++g) {
+    bool any = step < front.first_look;
+    for (std::size_t g = 0; g < 4 && step >= front.first_look; ++g) {
       any |= check(front, first + g, step, checked, block.first, block.last, products[g], alive, estimates, quads_read);
     }
     if (!any) return;
+    for (std::size_t g = 0; g < 4; ++g) shift(block, checked.queries, step + 1, products[g]);
+    _tile_loadd(0, products[0], 64);
+    _tile_loadd(1, products[1], 64);
+    _tile_loadd(2, products[2], 64);
+    _tile_loadd(3, products[3], 64);
   }
 }
 
@@ -124,9 +136,13 @@ LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block
       _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
     }
-    if (step < front.first_look) continue;
     _tile_stored(0, products, 64);
-    if (!check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) return;
+    if (step >= front.first_look &&
+        !check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) {
+      return;
+    }
+    shift(block, checked.queries, step + 1, products);
+    _tile_loadd(0, products, 64);
   }
 }
 

@@ -129,14 +129,16 @@ class Query {
         code_(plan.n_front + body_length(plan)),
         fine_(code_.size()),
         sums_(plan.n_steps),
+        shifts_(plan.n_front_steps),
+        front_scales_(plan.n_front_steps),
         tail_weights_(plan.n_steps) {
     const std::size_t dim = plan.dim;
     const double length2 = centered_norm2(query, plan.center, dim);
     // Axes that are not quite orthonormal may stretch it.
     const double length = std::max(std::sqrt(length2), std::sqrt(dot(z, z, dim)) * (1 + 0x1p-40));
     const std::size_t front = std::min(plan.n_front, dim);
-    const Lost lost_front = quantise(z, 0, front, front_scale_, nullptr);
-    const Lost lost_body = quantise(z, front, dim, body_scale_, &fine_scale_);
+    const double lost_front = quantise_front(z);
+    const Lost lost_body = quantise_body(z);
     const bool exact = this->exact();
     const double spread = exact ? 0.0 : this->spread(z, length);
     const auto likely = [&](double certain, double deviation) {
@@ -144,7 +146,7 @@ class Query {
     };
     // Twice, because a distance holds twice the product; and the operations that evaluate it round.
     const auto weight = [&](double body) {
-      const double front_code = plan.front_length * lost_front.coarse;
+      const double front_code = plan.front_length * lost_front;
       const double body_code = plan.body_length * body;
       const double deviation = spread + front_code / std::sqrt(static_cast<double>(front)) +
                                body_code / std::sqrt(static_cast<double>(std::max<std::size_t>(dim - front, 1)));
@@ -241,6 +243,7 @@ class Query {
   }
 
  private:
+  static constexpr int kMostFiner = 16;
   static constexpr std::size_t kMostDeferred = 4096;
   static constexpr std::size_t kDeferredPerChunk = 128;
 
@@ -283,36 +286,81 @@ class Query {
 
   bool exact() const { return std::isinf(request_.eps0); }
 
-  // The length of what codes do not say of a weighted query.
+  // The length of what codes do not say of the weighted body of a query.
   struct Lost {
     double coarse, fine;
   };
 
-  // Codes dimensions [begin, end) of z, each weighted with its scale, so that twice the product is scale * codes; and
-  // what that leaves once more, 254 times finer, if fine_scale is given.
-  Lost quantise(const float* z, std::size_t begin, std::size_t end, float& scale, float* fine_scale) {
-    double largest = 0.0;
-    const auto weighted = [&](std::size_t d) {
-      return 2 * static_cast<double>(z[d]) * static_cast<double>(plan_.scales[d]);
-    };
-    for (std::size_t d = begin; d < end; ++d) largest = std::max(largest, std::abs(weighted(d)));
-    const auto nearest = [](double x, float step) {
-      return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -127.0, 127.0) : 0.0;
-    };
-    scale = static_cast<float>(largest / 127);
-    if (fine_scale != nullptr) *fine_scale = scale / 254;
+  std::size_t front_end(std::size_t step) const { return std::min<std::size_t>(plan_.ends[step], plan_.dim); }
+
+  // The largest of some weighted dimensions.
+  double largest(const float* z, std::size_t begin, std::size_t end) const {
+    double most = 0.0;
+    for (std::size_t d = begin; d < end; ++d) most = std::max(most, std::abs(weighted(z, d)));
+    return most;
+  }
+  double weighted(const float* z, std::size_t d) const {
+    return 2 * static_cast<double>(z[d]) * static_cast<double>(plan_.scales[d]);
+  }
+  static double nearest(double x, float step) {
+    return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -127.0, 127.0) : 0.0;
+  }
+
+  // Codes the front step by step: where dimensions weigh less, codes are finer by a power of two, which the products of
+  // the steps before are shifted by. Returns half the length of what the codes do not say.
+  double quantise_front(const float* z) {
+    const std::size_t n_steps = plan_.n_front_steps;
+    double most[kMostFrontSteps + 1] = {};  // of a step's dimensions and those behind them
+    for (std::size_t step = n_steps; step-- > 0;) {
+      most[step] = std::max(most[step + 1], largest(z, plan_.begin(step), front_end(step)));
+    }
+    const auto scale = static_cast<float>(most[0] / 127);
+    // Finer than the first step's, in bits: as far as products stay below 2^31, and scales normal numbers, whose
+    // halves are exact.
+    int finer[kMostFrontSteps] = {};
+    for (int limit = kMostFiner; limit > 0; --limit) {
+      for (std::size_t step = 1; step < n_steps; ++step) {
+        finer[step] = most[step] > 0 ? std::min(std::ilogb(most[0] / most[step]), limit) : finer[step - 1];
+      }
+      const int finest = finer[n_steps - 1];
+      double product = 0.0;
+      for (std::size_t step = 0; step < n_steps; ++step) {
+        const auto n = static_cast<double>(plan_.ends[step] - plan_.begin(step));
+        product += std::ldexp(n * 127 * 128, finest - finer[step]);
+      }
+      if (product < 0x1p31 && std::ldexp(scale, -finest) >= std::numeric_limits<float>::min()) break;
+      std::fill_n(finer, n_steps, 0);
+    }
+    double lost2 = 0.0;
+    for (std::size_t step = 0; step < n_steps; ++step) {
+      shifts_[step] = step == 0 ? 0 : finer[step] - finer[step - 1];
+      front_scales_[step] = std::ldexp(scale, -finer[step]);
+      for (std::size_t d = plan_.begin(step); d < front_end(step); ++d) {
+        const double code = nearest(weighted(z, d), front_scales_[step]);
+        const double left = weighted(z, d) - static_cast<double>(front_scales_[step]) * code;
+        code_[d] = static_cast<std::int8_t>(code);
+        lost2 += left * left;
+      }
+    }
+    return std::sqrt(lost2) / 2;
+  }
+
+  // Codes the body's dimensions, so that twice the product is scale * codes; and what that leaves once more, 254 times
+  // finer.
+  Lost quantise_body(const float* z) {
+    const std::size_t begin = std::min(plan_.n_front, plan_.dim);
+    body_scale_ = static_cast<float>(largest(z, begin, plan_.dim) / 127);
+    fine_scale_ = body_scale_ / 254;
     double coarse2 = 0.0;
     double fine2 = 0.0;
-    for (std::size_t d = begin; d < end; ++d) {
-      const double code = nearest(weighted(d), scale);
-      double left = weighted(d) - static_cast<double>(scale) * code;
+    for (std::size_t d = begin; d < plan_.dim; ++d) {
+      const double code = nearest(weighted(z, d), body_scale_);
+      double left = weighted(z, d) - static_cast<double>(body_scale_) * code;
       code_[d] = static_cast<std::int8_t>(code);
       coarse2 += left * left;
-      if (fine_scale != nullptr) {
-        const double fine = nearest(left, *fine_scale);
-        left -= static_cast<double>(*fine_scale) * fine;
-        fine_[d] = static_cast<std::int8_t>(fine);
-      }
+      const double fine = nearest(left, fine_scale_);
+      left -= static_cast<double>(fine_scale_) * fine;
+      fine_[d] = static_cast<std::int8_t>(fine);
       fine2 += left * left;
     }
     return {std::sqrt(coarse2) / 2, std::sqrt(fine2) / 2};
@@ -352,7 +400,8 @@ class Query {
   }
 
   CodeQuery code_query() const {
-    return {code_.data(), sums_.data(), tail_weights_.data(), front_residual_weight_, front_scale_};
+    return {code_.data(),         sums_.data(),         shifts_.data(),
+            front_scales_.data(), tail_weights_.data(), front_residual_weight_};
   }
 
   // Returns the dimensions read behind the first step.
@@ -488,9 +537,10 @@ class Query {
   std::vector<std::int8_t> code_;
   std::vector<std::int8_t> fine_;
   std::vector<std::int32_t> sums_;
+  std::vector<std::int32_t> shifts_;
+  std::vector<float> front_scales_;
   std::vector<float> tail_weights_;
   std::vector<std::uint32_t> front_ends_ = quads(plan_);
-  float front_scale_ = 0.0f;
   float body_scale_ = 0.0f;
   float fine_scale_ = 0.0f;
   std::int32_t fine_sum_ = 0;

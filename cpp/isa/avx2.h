@@ -159,6 +159,10 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   return {dot_nibbles4(acc.lo, load_si256(codes), load_si256(q), load_si256(q + 64)),
           dot_nibbles4(acc.hi, load_si256(codes + 32), load_si256(q + 32), load_si256(q + 96))};
 }
+LW_INLINE I32 shift_left(I32 a, std::int32_t bits) {
+  const __m128i n = _mm_cvtsi32_si128(bits);
+  return {_mm256_sll_epi32(a.lo, n), _mm256_sll_epi32(a.hi, n)};
+}
 LW_INLINE __m256i dot_crumbs4(__m256i acc, __m256i codes, const std::int8_t* q) {
   const __m256i mask = _mm256_set1_epi8(0x03);
   const __m256i a = _mm256_and_si256(codes, mask);

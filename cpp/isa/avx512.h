@@ -124,6 +124,7 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #endif
 }
+LW_INLINE I32 shift_left(I32 a, std::int32_t bits) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(bits))}; }
 LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   const __m512i v = _mm512_loadu_si512(codes);
   const __m512i mask = _mm512_set1_epi8(0x03);

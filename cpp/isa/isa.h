@@ -8,8 +8,8 @@
 //     hadamard(v) [the butterfly stages 1, 2, 4 and 8 inside the vector]
 //     sum(v) [lanes folded 16 -> 8 -> 4 -> 2 -> 1, upper half added to lower half]
 //     gather(table, i) [entry i[l] of a table of 256 floats for lane l, i being 16 bytes]
-//   I32   the 16 int32 beside an F32: load_i32 store set_i32 select add, to_f32, sum4(v, out) [all lanes of each of
-//   four], round(f) [to nearest, below 2^22], store_i8(p, v) [as 16 bytes, from [-128, 127]]
+//   I32   the 16 int32 beside an F32: load_i32 store set_i32 select add, shift_left(v, bits), to_f32, sum4(v, out) [all
+//   lanes of each of four], round(f) [to nearest, below 2^22], store_i8(p, v) [as 16 bytes, from [-128, 127]]
 //     dot4(acc, codes, q) [lane l of acc plus the product of codes 4l to 4l + 3 with four codes of q, at an address of
 //     64 codes or packed in an int32 for all lanes; q in [-127, 127]. An ISA that multiplies unsigned codes adds
 //     kCodeBias to them: the caller takes kCodeBias * (sum of q) off again]

@@ -172,6 +172,10 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   }
   return acc;
 }
+LW_INLINE I32 shift_left(I32 a, std::int32_t bits) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshlq_s32(a.v[i], vdupq_n_s32(bits));
+  return a;
+}
 LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   const uint8x16_t mask = vdupq_n_u8(0x03);
   for (int i = 0; i < 4; ++i) {

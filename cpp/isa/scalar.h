@@ -185,6 +185,10 @@ LW_INLINE I32 dot_nibbles4(I32 acc, const std::int8_t* codes, const std::int8_t*
   }
   return acc;
 }
+LW_INLINE I32 shift_left(I32 a, std::int32_t bits) {
+  for (int i = 0; i < 16; ++i) a.v[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) << bits);
+  return a;
+}
 LW_INLINE I32 dot_crumbs4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   for (int i = 0; i < 256; ++i) {
     acc.v[i % 64 / 4] += (static_cast<std::uint8_t>(codes[i % 64]) >> i / 64 * 2 & 3) * q[i];

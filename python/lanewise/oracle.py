@@ -405,9 +405,10 @@ def screen_codes(
     tails: npt.ArrayLike,
     ends: npt.ArrayLike,
     query: npt.ArrayLike,
+    shifts: npt.ArrayLike,
+    scales: npt.ArrayLike,
     tail_weights: npt.ArrayLike,
     residual_weight: float,
-    scale: float,
     limit: float,
     alive: npt.ArrayLike,
     first_look: int = 0,
@@ -425,8 +426,12 @@ def screen_codes(
     ends : array-like of int, shape (n_steps,)
         Quads after which candidates are dropped.
     query : array-like of int8, shape (4 * n_quads,)
+    shifts : array-like of int, shape (n_steps,)
+        How many times finer, in bits, the query's codes of a step are than those of the one before.
+    scales : array-like of float32, shape (n_steps,)
+        Of the products up to each step.
     tail_weights : array-like of float32, shape (n_steps,)
-    residual_weight, scale, limit : float
+    residual_weight, limit : float
         float32.
     alive : array-like of uint16, shape (n_groups,)
         Bit l of word g is set if member l of group g is still in the race.
@@ -453,7 +458,7 @@ def screen_codes(
     >>> codes[0, 0, 1] = 2
     >>> none, ends = np.zeros(16, np.uint16), [1]
     >>> alive, estimates, quads_read = screen_codes(
-    ...     codes, np.ones(16), none, [none], ends, [1, 1, 1, 1], [1], 1, 0.5, 0, [0b11]
+    ...     codes, np.ones(16), none, [none], ends, [1, 1, 1, 1], [0], [0.5], [1], 1, 0, [0b11]
     ... )
     >>> alive.tolist(), estimates[:2].tolist(), quads_read
     ([2], [1.0, -3.0], 0)
@@ -465,18 +470,24 @@ def screen_codes(
     lane = np.uint16(1) << np.arange(_LANES, dtype=np.uint16)
     survivors = (np.asarray(alive, np.uint16)[:, None] & lane).ravel() > 0
     estimates = np.zeros(n_groups * _LANES, np.float32)
+    # What a step's products weigh at the end of the last.
+    finer = np.cumsum(np.asarray(shifts, np.int64))
+    steps_of = np.searchsorted(np.asarray(ends), np.arange(n_quads), side="right").repeat(4)
     steps = zip(
         np.asarray(ends, np.int64).tolist(),
+        finer,
+        np.asarray(scales, np.float32),
         np.asarray(tail_weights, np.float32),
         np.asarray(tails, np.uint16),
         strict=True,
     )
     begin = quads_read = 0
-    for step, (end, tail_weight, tail) in enumerate(steps):
+    for step, (end, bits, scale, tail_weight, tail) in enumerate(steps):
         quads_read += int(survivors.sum()) * (end - begin if step > first_look else 0)
         begin = end
-        products = rows[:, : 4 * end] @ target[: 4 * end]
-        estimates = fused(-np.float32(scale), products.astype(np.float32), base)
+        weighted = target[: 4 * end] << bits - finer[steps_of[: 4 * end]]
+        products = rows[:, : 4 * end] @ weighted
+        estimates = fused(-scale, products.astype(np.float32), base)
         coded = fused(-np.float32(residual_weight), bfloat16(residuals), estimates)
         lower = fused(-tail_weight, bfloat16(tail), coded)
         if step >= first_look:
