@@ -26,18 +26,22 @@ inline std::size_t position_of(std::uint64_t key) { return key & 0xFFFFFFFFu; }
 // Equal ranges of keys' estimates, from the least to the largest. Nothing here depends on comparisons that would be
 // guessed wrong.
 struct Buckets {
-  static constexpr int kBits = 11;
+  static constexpr int kFewestBits = 7;
+  static constexpr int kMostBits = 11;
   std::uint64_t low;
   int shift;
-  std::uint32_t counts[std::size_t{1} << kBits] = {};
+  std::uint32_t counts[std::size_t{1} << kMostBits];
 
   explicit Buckets(const std::vector<std::uint64_t>& keys) : low(keys[0] >> 32) {
+    // More buckets than there are keys would cost more than they tell apart.
+    const int n_bits = std::clamp(static_cast<int>(std::bit_width(keys.size())) - 1, kFewestBits, kMostBits);
+    std::fill_n(counts, std::size_t{1} << n_bits, 0u);
     std::uint64_t high = low;
     for (const std::uint64_t key : keys) {
       low = std::min(low, key >> 32);
       high = std::max(high, key >> 32);
     }
-    shift = std::max(static_cast<int>(std::bit_width(high - low)) - kBits, 0);
+    shift = std::max(static_cast<int>(std::bit_width(high - low)) - n_bits, 0);
     for (const std::uint64_t key : keys) ++counts[of(key)];
   }
 
