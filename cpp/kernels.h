@@ -185,11 +185,11 @@ struct Kernels {
                       std::uint16_t* alive, float* estimates);
 
   // assign/assign.cpp
-  // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
-  // Points lie as the centroids of Panels do, group by group. Each sum is one chain of fused multiply-adds over the
-  // dimensions, from bias. `scratch` holds n_groups * kLanes * 3 * kLanes words of 32 bits. runner_ups is
-  // the second largest, equal to scores if two centroids share the largest, -inf if there is but one centroid.
-  void (*assign)(const float* points, std::size_t n_groups, const Panels& panels, std::size_t dim, void* scratch,
+  // For each of n points of `dim` floats the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
+  // Each sum is one chain of fused multiply-adds over the dimensions, from bias. `scratch` holds n * 3 * kLanes words
+  // of 32 bits. runner_ups is the second largest, equal to scores if two centroids share the largest, -inf if there is
+  // but one centroid. Neither is -0.
+  void (*assign)(const float* points, std::size_t n, const Panels& panels, std::size_t dim, void* scratch,
                  std::int32_t* labels, float* scores, float* runner_ups);
 
   // assign/add_rows.cpp
@@ -230,9 +230,9 @@ struct Kernels {
                         std::size_t n_panels, float* out);
 
   // pq/nearest_words.cpp
-  // For each of n_groups * kLanes points, packed as for assign, the word with the largest bias[j] + x . w_j, the
-  // smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4. Each sum
-  // is one chain of fused multiply-adds over the dimensions, from bias.
+  // For each of n_groups * kLanes points, packed as centroids are in Panels, the word with the largest bias[j] + x .
+  // w_j, the smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4.
+  // Each sum is one chain of fused multiply-adds over the dimensions, from bias.
   void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
                         const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
 

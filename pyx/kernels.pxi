@@ -262,24 +262,22 @@ cdef class Kernels:
         query.step = step
         self.row.screen_bits(rows, n_groups, query, limit, &alive[0], &estimates[0])
 
-    def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
+    def assign(self, const float[:, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
                float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups,
                const uint32_t[::1] ids=None):
-        """Best centroid of points packed (groups, dim, 16) among centroids packed (panels, dim, 16), or some panels."""
-        cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
-        expect(<size_t> points.shape[2] == kLanes and <size_t> centroids.shape[2] == kLanes, "assign packing")
-        expect(<size_t> centroids.shape[1] == dim and <size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
-        expect(<size_t> labels.shape[0] == n_groups * kLanes and labels.shape[0] == scores.shape[0]
+        """Best centroid of points (n, dim) among centroids packed (panels, dim, 16), or some panels."""
+        cdef size_t n = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
+        expect(<size_t> centroids.shape[1] == dim and <size_t> centroids.shape[2] == kLanes, "assign packing")
+        expect(<size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
+        expect(<size_t> labels.shape[0] == n and labels.shape[0] == scores.shape[0]
                and labels.shape[0] == runner_ups.shape[0], "assign out")
-        expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 3 * kLanes,
-               "assign scratch")
+        expect(<size_t> scratch.shape[0] == n and <size_t> scratch.shape[1] == 3 * kLanes, "assign scratch")
         cdef Panels panels
         panels.rows = &centroids[0, 0, 0]
         panels.bias = &bias[0]
         panels.ids = panel_ids(ids, n_panels)
         panels.n = n_panels if ids is None else ids.shape[0]
-        self.row.assign(&points[0, 0, 0], n_groups, panels, dim, &scratch[0, 0], &labels[0], &scores[0],
-                        &runner_ups[0])
+        self.row.assign(&points[0, 0], n, panels, dim, &scratch[0, 0], &labels[0], &scores[0], &runner_ups[0])
 
     def code_rows(self, const float[:, ::1] rows, const float[::1] shift, float least, int8_t[:, :, :, :, ::1] codes,
                   float[:, ::1] facts):

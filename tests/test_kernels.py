@@ -404,6 +404,17 @@ def test_assign_without_a_finite_score_takes_the_first(kernels):
     assert [array.tolist() for array in best] == [[0], [-np.inf], [-np.inf]]
 
 
+def test_assign_says_no_negative_zero(kernels):
+    points = np.full((9, 5), -1.0, dtype=np.float32)
+    for k in (1, 2, 17, 40):
+        centroids = np.zeros((k, 5), dtype=np.float32)
+        bias = np.full(k, -0.0)
+        bias[1::2] = 0.0
+        labels, scores, runner_ups = cases.kernel_assign(kernels, points, centroids, bias)
+        assert not labels.any() and not np.signbit(scores).any()
+        assert not np.signbit(runner_ups[runner_ups == 0]).any() and (k == 1 or not runner_ups.any())
+
+
 # ------------------------------------------------------------------------------- assign, of codes
 
 # Dimensions below, at and above a stretch of 64.
