@@ -248,6 +248,17 @@ struct Kernels {
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
   void (*threefry)(const std::uint64_t key[2], const std::uint64_t* counter0, std::uint64_t counter1, std::size_t n,
                    std::uint64_t* out0, std::uint64_t* out1);
+
+  // peak/multiply_adds.cpp
+  // out[l] = x[l] * y[l] added up n times, in registers: for benchmarks, which divide by what it gives. n is a multiple
+  // of 48. Exact, and so the same everywhere, where all products and sums are whole numbers below 2^24.
+  void (*multiply_adds)(std::size_t n, const float* x, const float* y, float* out);
+
+  // peak/multiply_add_codes.cpp
+  // The same for codes: out[l] = n times, modulo 2^32, the product of codes[4l ...] with the query's four in
+  // [-127, 127]. n is a multiple of 3,072. Where there is no instruction for it a compiler may take the product out of
+  // the loop, and it says nothing about the machine.
+  void (*multiply_add_codes)(std::size_t n, const std::int8_t* codes, const std::int8_t* query, std::int32_t* out);
 };
 
 // Declares one ISA's kernels, each in its own namespace so that no two objects can share a symbol.
@@ -272,6 +283,7 @@ struct Kernels {
   void screen_words(const BitRows&, std::size_t, const float*, float, std::uint16_t*, float*);                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
+  void multiply_adds(std::size_t, const float*, const float*, float*);                                                \
   }
 
 // The kernels on codes, which some ISAs have instructions of their own for.
@@ -281,6 +293,7 @@ struct Kernels {
                    std::uint64_t*);                                                                                    \
   void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
                     void*, std::int32_t*);                                                                             \
+  void multiply_add_codes(std::size_t, const std::int8_t*, const std::int8_t*, std::int32_t*);                         \
   }
 #define LW_DECLARE_CODE_KERNELS(ISA)                                                                                  \
   LW_DECLARE_TILE_KERNELS(ISA)                                                                                        \
@@ -300,7 +313,8 @@ struct Kernels {
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
         BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes, BASE::max_dots,       \
-        CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry                                \
+        CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry, BASE::multiply_adds,          \
+        TILES::multiply_add_codes                                                                                    \
   }
 
 LW_DECLARE_KERNELS(scalar)

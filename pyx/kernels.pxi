@@ -74,6 +74,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
         void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
+        void (*multiply_adds)(size_t, const float*, const float*, float*)
+        void (*multiply_add_codes)(size_t, const int8_t*, const int8_t*, int32_t*)
 
 cdef extern from "dispatch.h" namespace "lw" nogil:
     cdef cppclass KernelSet:
@@ -363,6 +365,20 @@ cdef class Kernels:
         expect(key.shape[0] == 2 and n % 8 == 0, "threefry shapes")
         expect(<size_t> out0.shape[0] == n and <size_t> out1.shape[0] == n, "threefry out")
         self.row.threefry(&key[0], &counter0[0], counter1, n, &out0[0], &out1[0])
+
+    def multiply_adds(self, size_t n, const float[::1] x, const float[::1] y, float[::1] out):
+        """out (16,) = n times x * y, for n a multiple of 48, without the GIL."""
+        expect(n % 48 == 0 and <size_t> x.shape[0] == kLanes and <size_t> y.shape[0] == kLanes, "peak shapes")
+        expect(<size_t> out.shape[0] == kLanes, "peak out")
+        with nogil:
+            self.row.multiply_adds(n, &x[0], &y[0], &out[0])
+
+    def multiply_add_codes(self, size_t n, const int8_t[:, ::1] codes, const int8_t[::1] query, int32_t[::1] out):
+        """out (16,) = n times codes (16, 4) times query (4,), for n a multiple of 3,072, without the GIL."""
+        expect(n % 3072 == 0 and <size_t> codes.shape[0] == kLanes and codes.shape[1] == 4, "peak shapes")
+        expect(query.shape[0] == 4 and <size_t> out.shape[0] == kLanes, "peak out")
+        with nogil:
+            self.row.multiply_add_codes(n, &codes[0, 0], &query[0], &out[0])
 
 
 cdef const uint32_t* panel_ids(const uint32_t[::1] ids, size_t n_panels) except? NULL:

@@ -768,6 +768,27 @@ def test_screen_codes_any_shape(n_quads, n_groups, n_queries, seed):
             assert_same_bytes(got, expected, name, tile)
 
 
+# -------------------------------------------------------------------------------------- peak
+
+
+def test_multiply_adds_counts(kernels, rng):
+    x, y = cases.integers(rng, (16,)), cases.integers(rng, (16,))
+    out = np.empty(16, dtype=np.float32)
+    for n in (0, 48, 4800):
+        kernels.multiply_adds(n, x, y, out)
+        assert np.array_equal(out, n * x * y)
+
+
+def test_multiply_add_codes_counts(code_kernels, rng):
+    codes = rng.integers(-128, 128, (16, 4), dtype=np.int8)
+    query = rng.integers(-127, 128, 4, dtype=np.int8)
+    out = np.empty(16, dtype=np.int32)
+    for n in (0, 3072, 3072 * 50):
+        code_kernels.multiply_add_codes(n, codes, query, out)
+        expected = n * (codes.astype(np.int64) @ query.astype(np.int64))
+        assert np.array_equal(out, expected.astype(np.int32))
+
+
 # ---------------------------------------------------------------------------- across machines
 
 
