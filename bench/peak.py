@@ -317,7 +317,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.peak", description=__doc__)
     parser.add_argument("--dims", nargs="*", type=int, default=[64, 128, 256, 384, 768, 1024])
     parser.add_argument(
-        "--centroids", nargs="*", type=int, default=[64, 256, 512, 1024, 4096], help="times 16"
+        "--centroids",
+        nargs="*",
+        type=int,
+        default=[64, 256, 512, 1024, 4096],
+        help="multiples of 16",
     )
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)

@@ -119,7 +119,7 @@ class Run:
     ) -> float:
         """Sum in index order: NumPy's own sum may add in another order on another CPU."""
         total = 0.0
-        for chunk in _chunks(len(labels)):
+        for chunk in _chunks(len(labels), _CHUNK):
             found = self._distances(metric, chunk, labels, centers).astype(np.float64)
             if weights is not None:
                 found *= weights[chunk]
@@ -207,7 +207,7 @@ class Run:
             open_centers = centers[open_]
             asked = np.empty(len(left), dtype=np.int32)
             distances = np.empty(len(left), dtype=np.float32)
-            for chunk in _chunks(len(left)):
+            for chunk in _chunks(len(left), _CHUNK):
                 found = nearest(
                     self.points[chunk] if len(left) == n else self.points[left[chunk]],
                     open_centers,
@@ -261,7 +261,7 @@ class Run:
         weighty = None if self.weights is None else self.weights > 0
         left = np.bincount(labels if weighty is None else labels[weighty], minlength=len(centers))
         nearness = np.empty(len(labels), dtype=np.float32)
-        for chunk in _chunks(len(labels)):
+        for chunk in _chunks(len(labels), _CHUNK):
             nearness[chunk] = -self._distances(self.metric, chunk, labels, centers)
         if weighty is not None:
             nearness[~weighty] = np.inf
@@ -276,7 +276,7 @@ class Run:
         return refilled
 
 
-def _chunks(n: int, size: int = _CHUNK) -> Iterator[slice]:
+def _chunks(n: int, size: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, n, size))
 
 
