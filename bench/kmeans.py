@@ -3,12 +3,16 @@
 The same iterations without subsampling, and the same start where a peer takes one. Everybody
 delivers centroids and the label of every point. The objective, of the centroids delivered, is
 computed in float64; a peer counts as beaten or not only if its objective is no worse than that of
-exact Lloyd's, which lanewise runs, plus 0.01 %.
+exact Lloyd's, which lanewise runs, plus 0.01 %. What our fit takes beside points and centroids is
+the most that a process of its own held.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import time
 import warnings
@@ -29,6 +33,7 @@ from bench.summary import format_time, threads_text
 
 ASKED = 2.5
 NO_WORSE = 1.0001
+MOST_MEMORY = 0.1  # of the points and the centroids, that a fit may take beside them
 
 Fit = Callable[[], np.ndarray]
 
@@ -218,6 +223,34 @@ def report(name: str, problem: Problem, n_threads: int, found: Sequence[Measured
     return [f"{name}, {threads_text(n_threads)}", f"{ratio:.2f}", f">= {ASKED}", verdict, how]
 
 
+def memory_alone(problem: Problem, n_threads: int) -> None:
+    """Print what a fit of ours takes beside the points. For a process of its own."""
+    lw.KMeans(2, n_threads=n_threads).fit(np.eye(4))  # threads and kernels take theirs before
+    machine.forget_peak()
+    before = machine.memory()[1]
+    ours(problem, n_threads)()
+    after = machine.memory()[1]
+    print(json.dumps(None if before is None or after is None else after - before))
+
+
+def memory(name: str, problem: Problem, n_threads: int, folder: Path | None) -> list[str]:
+    """Return the line that says how much memory a fit takes beside the points."""
+    command = [sys.executable, "-m", "bench.kmeans", "--memory-alone", "--only", name]
+    command += ["--threads", str(n_threads)]
+    command += [] if folder is None else ["--data-folder", str(folder)]
+    # Arrays that were given back must not serve the fit unseen.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found is None:
+        return [f"memory of {name}", "", "", "", "not counted here"]
+    given = problem.X.nbytes + problem.init.nbytes
+    verdict = "reached" if found <= MOST_MEMORY * given else "NOT"
+    how = f"{found / 1e6:.1f} MB beside {given / 1e6:.1f} MB of points and centroids"
+    what = f"memory of {name}, {threads_text(n_threads)}"
+    return [what, f"{found / given:.1%}", f"<= {MOST_MEMORY:.0%}", verdict, how]
+
+
 def draw(races: Mapping[str, Sequence[Measured]], file: Path) -> None:
     """Draw one panel for each race: what everybody delivered against the time it took."""
     from matplotlib.figure import Figure
@@ -284,7 +317,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--picture", type=Path, help="draw objective against seconds")
+    parser.add_argument("--memory-alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.memory_alone:
+        make = next(make for name, make, _ in problems(options) if name in options.only)
+        memory_alone(make(), options.threads[0])
+        return 0
     started = machine.clocks()
     print(f"lanewise {lw.__version__} ({', '.join(lw.kernels.available())})", flush=True)
     asked = []
@@ -296,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for n_threads in options.threads:
             found = race(problem, n_threads, options.rounds, slow)
             asked.append(report(name, problem, n_threads, found))
+            asked.append(memory(name, problem, n_threads, options.data_folder))
             races[f"{name}, {threads_text(n_threads)}\n{problem.shape}"] = found
     print("\nwhat is asked, against the fastest peer whose objective is no worse\n")
     head = ["target", "measured", "asked", "", "how"]

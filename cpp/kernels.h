@@ -196,11 +196,11 @@ struct Kernels {
                       std::uint16_t* alive, float* estimates);
 
   // assign/assign.cpp
-  // For each of n_groups * kLanes points the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
-  // Points lie as the centroids of Panels do, group by group. Each sum is one chain of fused multiply-adds over the
-  // dimensions, from bias. `scratch` holds n_groups * kLanes * 3 * kLanes words of 32 bits. runner_ups is
-  // the second largest, equal to scores if two centroids share the largest, -inf if there is but one centroid.
-  void (*assign)(const float* points, std::size_t n_groups, const Panels& panels, std::size_t dim, void* scratch,
+  // For each of n points of `dim` floats the centroid with the largest bias[j] + x . c_j, the smallest j among equals.
+  // Each sum is one chain of fused multiply-adds over the dimensions, from bias. `scratch` holds n * 3 * kLanes words
+  // of 32 bits. runner_ups is the second largest, equal to scores if two centroids share the largest, -inf if there is
+  // but one centroid. Neither is -0.
+  void (*assign)(const float* points, std::size_t n, const Panels& panels, std::size_t dim, void* scratch,
                  std::int32_t* labels, float* scores, float* runner_ups);
 
   // assign/add_rows.cpp
@@ -241,9 +241,9 @@ struct Kernels {
                         std::size_t n_panels, float* out);
 
   // pq/nearest_words.cpp
-  // For each of n_groups * kLanes points, packed as for assign, the word with the largest bias[j] + x . w_j, the
-  // smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4. Each sum
-  // is one chain of fused multiply-adds over the dimensions, from bias.
+  // For each of n_groups * kLanes points, packed as centroids are in Panels, the word with the largest bias[j] + x .
+  // w_j, the smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4.
+  // Each sum is one chain of fused multiply-adds over the dimensions, from bias.
   void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
                         const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
 
@@ -259,6 +259,17 @@ struct Kernels {
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
   void (*threefry)(const std::uint64_t key[2], const std::uint64_t* counter0, std::uint64_t counter1, std::size_t n,
                    std::uint64_t* out0, std::uint64_t* out1);
+
+  // peak/multiply_adds.cpp
+  // out[l] = x[l] * y[l] added up n times, in registers: for benchmarks, which divide by what it gives. n is a multiple
+  // of 48. Exact, and so the same everywhere, where all products and sums are whole numbers below 2^24.
+  void (*multiply_adds)(std::size_t n, const float* x, const float* y, float* out);
+
+  // peak/multiply_add_codes.cpp
+  // The same for codes: out[l] = n times, modulo 2^32, the product of codes[4l ...] with the query's four in
+  // [-127, 127]. n is a multiple of 3,072. Where there is no instruction for it a compiler may take the product out of
+  // the loop, and it says nothing about the machine.
+  void (*multiply_add_codes)(std::size_t n, const std::int8_t* codes, const std::int8_t* query, std::int32_t* out);
 };
 
 // Declares one ISA's kernels, each in its own namespace so that no two objects can share a symbol.
@@ -283,6 +294,7 @@ struct Kernels {
   void screen_words(const BitRows&, std::size_t, const float*, float, std::uint16_t*, float*);                        \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
+  void multiply_adds(std::size_t, const float*, const float*, float*);                                                \
   }
 
 // The kernels on codes, which some ISAs have instructions of their own for.
@@ -292,6 +304,7 @@ struct Kernels {
                    std::uint64_t*);                                                                                    \
   void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
                     void*, std::int32_t*);                                                                             \
+  void multiply_add_codes(std::size_t, const std::int8_t*, const std::int8_t*, std::int32_t*);                         \
   }
 #define LW_DECLARE_CODE_KERNELS(ISA)                                                                                   \
   LW_DECLARE_TILE_KERNELS(ISA)                                                                                         \
@@ -313,7 +326,8 @@ struct Kernels {
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
         CODES::dot_crumbs, BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes,    \
-        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry                \
+        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry,               \
+        BASE::multiply_adds, TILES::multiply_add_codes                                                               \
   }
 
 LW_DECLARE_KERNELS(scalar)

@@ -76,6 +76,8 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
         void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
+        void (*multiply_adds)(size_t, const float*, const float*, float*)
+        void (*multiply_add_codes)(size_t, const int8_t*, const int8_t*, int32_t*)
 
 cdef extern from "dispatch.h" namespace "lw" nogil:
     cdef cppclass KernelSet:
@@ -271,24 +273,22 @@ cdef class Kernels:
         query.step = step
         self.row.screen_bits(rows, n_groups, query, limit, &alive[0], &estimates[0])
 
-    def assign(self, const float[:, :, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
+    def assign(self, const float[:, ::1] points, const float[:, :, ::1] centroids, const float[::1] bias,
                float[:, ::1] scratch, int32_t[::1] labels, float[::1] scores, float[::1] runner_ups,
                const uint32_t[::1] ids=None):
-        """Best centroid of points packed (groups, dim, 16) among centroids packed (panels, dim, 16), or some panels."""
-        cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
-        expect(<size_t> points.shape[2] == kLanes and <size_t> centroids.shape[2] == kLanes, "assign packing")
-        expect(<size_t> centroids.shape[1] == dim and <size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
-        expect(<size_t> labels.shape[0] == n_groups * kLanes and labels.shape[0] == scores.shape[0]
+        """Best centroid of points (n, dim) among centroids packed (panels, dim, 16), or some panels."""
+        cdef size_t n = points.shape[0], dim = points.shape[1], n_panels = centroids.shape[0]
+        expect(<size_t> centroids.shape[1] == dim and <size_t> centroids.shape[2] == kLanes, "assign packing")
+        expect(<size_t> bias.shape[0] == n_panels * kLanes, "assign centroids")
+        expect(<size_t> labels.shape[0] == n and labels.shape[0] == scores.shape[0]
                and labels.shape[0] == runner_ups.shape[0], "assign out")
-        expect(<size_t> scratch.shape[0] == n_groups * kLanes and <size_t> scratch.shape[1] == 3 * kLanes,
-               "assign scratch")
+        expect(<size_t> scratch.shape[0] == n and <size_t> scratch.shape[1] == 3 * kLanes, "assign scratch")
         cdef Panels panels
         panels.rows = &centroids[0, 0, 0]
         panels.bias = &bias[0]
         panels.ids = panel_ids(ids, n_panels)
         panels.n = n_panels if ids is None else ids.shape[0]
-        self.row.assign(&points[0, 0, 0], n_groups, panels, dim, &scratch[0, 0], &labels[0], &scores[0],
-                        &runner_ups[0])
+        self.row.assign(&points[0, 0], n, panels, dim, &scratch[0, 0], &labels[0], &scores[0], &runner_ups[0])
 
     def code_rows(self, const float[:, ::1] rows, const float[::1] shift, float least, int8_t[:, :, :, :, ::1] codes,
                   float[:, ::1] facts):
@@ -374,6 +374,20 @@ cdef class Kernels:
         expect(key.shape[0] == 2 and n % 8 == 0, "threefry shapes")
         expect(<size_t> out0.shape[0] == n and <size_t> out1.shape[0] == n, "threefry out")
         self.row.threefry(&key[0], &counter0[0], counter1, n, &out0[0], &out1[0])
+
+    def multiply_adds(self, size_t n, const float[::1] x, const float[::1] y, float[::1] out):
+        """out (16,) = n times x * y, for n a multiple of 48, without the GIL."""
+        expect(n % 48 == 0 and <size_t> x.shape[0] == kLanes and <size_t> y.shape[0] == kLanes, "peak shapes")
+        expect(<size_t> out.shape[0] == kLanes, "peak out")
+        with nogil:
+            self.row.multiply_adds(n, &x[0], &y[0], &out[0])
+
+    def multiply_add_codes(self, size_t n, const int8_t[:, ::1] codes, const int8_t[::1] query, int32_t[::1] out):
+        """out (16,) = n times codes (16, 4) times query (4,), for n a multiple of 3,072, without the GIL."""
+        expect(n % 3072 == 0 and <size_t> codes.shape[0] == kLanes and codes.shape[1] == 4, "peak shapes")
+        expect(query.shape[0] == 4 and <size_t> out.shape[0] == kLanes, "peak out")
+        with nogil:
+            self.row.multiply_add_codes(n, &codes[0, 0], &query[0], &out[0])
 
 
 cdef const uint32_t* panel_ids(const uint32_t[::1] ids, size_t n_panels) except? NULL:

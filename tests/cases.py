@@ -298,7 +298,7 @@ def packed_codes(rows, bits):
 
 
 def pack(rows):
-    """Rows as project and assign want them: groups of 16, dimension-major, the last one padded."""
+    """Rows as matrices and centroids lie: groups of 16, dimension-major, the last one padded."""
     n, dim = rows.shape
     n_groups = -(-n // LANES)
     padded = np.zeros((n_groups * LANES, dim), dtype=np.float32)
@@ -311,17 +311,15 @@ def kernel_assign(kernels, points, centroids, bias, ids=None):
 
     Points meet all panels of sixteen centroids, or those that `ids` names.
     """
-    groups, panels = pack(points), pack(centroids)
-    n_points = len(groups) * LANES
+    panels, n = pack(centroids), len(points)
     padded_bias = np.full(len(panels) * LANES, -np.inf, dtype=np.float32)
     padded_bias[: len(bias)] = bias
-    scratch = np.full((n_points, 3 * LANES), np.nan, dtype=np.float32)
-    labels = np.empty(n_points, dtype=np.int32)
-    scores = np.empty(n_points, dtype=np.float32)
-    runner_ups = np.empty(n_points, dtype=np.float32)
-    kernels.assign(groups, panels, padded_bias, scratch, labels, scores, runner_ups, ids)
-    n = len(points)
-    return labels[:n], scores[:n], runner_ups[:n]
+    scratch = np.full((n, 3 * LANES), np.nan, dtype=np.float32)
+    labels = np.empty(n, dtype=np.int32)
+    scores, runner_ups = np.empty(n, dtype=np.float32), np.empty(n, dtype=np.float32)
+    points = np.ascontiguousarray(points, dtype=np.float32)
+    kernels.assign(points, panels, padded_bias, scratch, labels, scores, runner_ups, ids)
+    return labels, scores, runner_ups
 
 
 def code_rows(kernels, rows, shift, least=0.0):

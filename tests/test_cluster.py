@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import lanewise as lw
-from lanewise import KMeans, _native, draws, oracle
+from lanewise import KMeans, _native, draws, lloyd, oracle
 from lanewise.cluster import assign
 
 METRICS = ("l2", "cosine")
@@ -720,3 +720,15 @@ def test_data_with_gaps_is_fitted_as_any_other(rng, monkeypatch):
     assert min(shares) < 0.5
     for name in ("cluster_centers_", "labels_"):
         assert getattr(fits[0], name).tobytes() == getattr(fits[1], name).tobytes()
+
+
+def test_the_shift_is_summed_in_the_order_of_the_coordinates(rng, monkeypatch):
+    monkeypatch.setattr(lloyd, "_COORDINATES", 16)
+    X = blobs(rng, 300, 7, 9)
+    told = []
+    KMeans(9, init=X[:9], max_iter=3, tol=0).fit(X, callback=told.append)
+    centers = [X[:9], *(iteration.cluster_centers for iteration in told)]
+    assert len(told) == 3
+    for iteration, before, after in zip(told, centers[:-1], centers[1:], strict=True):
+        steps = (after.astype(np.float64) - before).ravel()
+        assert iteration.shift == np.cumsum(steps * steps)[-1]

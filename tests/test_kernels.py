@@ -405,6 +405,18 @@ def test_assign_without_a_finite_score_takes_the_first(kernels):
     assert [array.tolist() for array in best] == [[0], [-np.inf], [-np.inf]]
 
 
+def test_assign_says_no_negative_zero(kernels):
+    points = np.full((9, 5), -1.0, dtype=np.float32)
+    for k in (1, 2, 17, 40):
+        centroids = np.zeros((k, 5), dtype=np.float32)
+        bias = np.full(k, -0.0)
+        bias[1::2] = 0.0
+        labels, scores, runner_ups = cases.kernel_assign(kernels, points, centroids, bias)
+        assert not labels.any()
+        expected = np.float32(0.0 if k > 1 else -np.inf)
+        assert_same_bytes((scores, runner_ups), (np.zeros_like(scores), np.full(9, expected)), k)
+
+
 # ------------------------------------------------------------------------------- assign, of codes
 
 # Dimensions below, at and above a stretch of 64.
@@ -762,6 +774,27 @@ def test_screen_codes_any_shape(n_quads, n_groups, n_queries, seed):
         for tile in (False, True):
             got = cases.screen_codes(_native.kernels_by_name(name), case, tile=tile)
             assert_same_bytes(got, expected, name, tile)
+
+
+# -------------------------------------------------------------------------------------- peak
+
+
+def test_multiply_adds_counts(kernels, rng):
+    x, y = cases.integers(rng, (16,)), cases.integers(rng, (16,))
+    out = np.empty(16, dtype=np.float32)
+    for n in (0, 48, 4800):
+        kernels.multiply_adds(n, x, y, out)
+        assert np.array_equal(out, n * x * y)
+
+
+def test_multiply_add_codes_counts(code_kernels, rng):
+    codes = rng.integers(-128, 128, (16, 4), dtype=np.int8)
+    query = rng.integers(-127, 128, 4, dtype=np.int8)
+    out = np.empty(16, dtype=np.int32)
+    for n in (0, 3072, 3072 * 50):
+        code_kernels.multiply_add_codes(n, codes, query, out)
+        expected = n * (codes.astype(np.int64) @ query.astype(np.int64))
+        assert np.array_equal(out, expected.astype(np.int32))
 
 
 # ---------------------------------------------------------------------------- across machines

@@ -34,12 +34,14 @@ LW_INLINE void tile(const float* points, const Some<N>& panels, std::size_t dim,
     const F32 start = load(panels.bias[j]);
     for (int i = 0; i < P; ++i) score[i][j] = start;
   }
+  const float* const x = points + first * dim;
+  LW_UNROLL_4
   for (std::size_t d = 0; d < dim; ++d) {
     F32 c[N];
     for (int j = 0; j < N; ++j) c[j] = load(panels.rows[j] + d * kLanes);
     for (int i = 0; i < P; ++i) {
-      const F32 x = set(points[d * kLanes + static_cast<std::size_t>(i)]);
-      for (int j = 0; j < N; ++j) score[i][j] = fma(x, c[j], score[i][j]);
+      const F32 value = set(x[static_cast<std::size_t>(i) * dim + d]);
+      for (int j = 0; j < N; ++j) score[i][j] = fma(value, c[j], score[i][j]);
     }
   }
   for (int i = 0; i < P; ++i) {
@@ -52,9 +54,8 @@ LW_INLINE void tile(const float* points, const Some<N>& panels, std::size_t dim,
     F32 r = load(runner_up);
     for (int j = 0; j < N; ++j) {
       const Mask better = greater(score[i][j], s);
-      const F32 loser = select(better, s, score[i][j]);
-      r = select(greater(loser, r), loser, r);
-      s = select(better, score[i][j], s);
+      r = max(r, min(s, score[i][j]));
+      s = max(s, score[i][j]);
       p = select(better, set_i32(panels.ids[j]), p);
     }
     store(winner_score, s);
@@ -63,59 +64,69 @@ LW_INLINE void tile(const float* points, const Some<N>& panels, std::size_t dim,
   }
 }
 
-// All sixteen points of a group, in tiles of at most P.
-template <int P, int N>
-LW_INLINE void group(const float* points, const Some<N>& panels, std::size_t dim, const Winners& winners,
-                     std::size_t first) {
-  constexpr int kRest = static_cast<int>(kLanes) % P;
+// All points with the next N panels.
+template <int N>
+LW_INLINE void all_points(const float* points, std::size_t n, const Panels& panels, std::size_t at, std::size_t dim,
+                          const Winners& winners) {
+  const Some<N> some(panels, at, dim);
   std::size_t i = 0;
-  for (; i + P <= kLanes; i += P) tile<P, N>(points + i, panels, dim, winners, first + i);
-  if constexpr (kRest != 0) tile<kRest, N>(points + i, panels, dim, winners, first + i);
+  for (; i + kTilePoints <= n; i += kTilePoints) tile<kTilePoints, N>(points, some, dim, winners, i);
+  constexpr int kFewer = 4;
+  if constexpr (kTilePoints > kFewer) {
+    for (; i + kFewer <= n; i += kFewer) tile<kFewer, N>(points, some, dim, winners, i);
+  }
+  for (; i < n; ++i) tile<1, N>(points, some, dim, winners, i);
+}
+
+// Of a set that is not empty.
+LW_INLINE std::size_t lowest(std::uint32_t lanes) {
+  return count(static_cast<std::uint16_t>((lanes ^ (lanes - 1)) >> 1));
 }
 
 }  // namespace
 
-void assign(const float* points, std::size_t n_groups, const Panels& panels, std::size_t dim, void* scratch,
+void assign(const float* points, std::size_t n, const Panels& panels, std::size_t dim, void* scratch,
             std::int32_t* labels, float* scores, float* runner_ups) {
-  const std::size_t n_points = n_groups * kLanes;
-  const Winners winners(scratch, n_points);
-  winners.clear(n_points);
-  // Panels outside, groups inside: a panel stays in the first-level cache while all points pass it.
+  const Winners winners(scratch, n);
+  winners.clear(n);
+  // Panels outside, points inside: a panel stays in the first-level cache while all points pass it. The last panels are
+  // dealt out so that none is left alone if that can be avoided.
+  constexpr std::size_t kMost = kAssignPanels;
   std::size_t at = 0;
-  for (; at + kTilePanels <= panels.n; at += kTilePanels) {
-    const Some<kTilePanels> some(panels, at, dim);
-    for (std::size_t g = 0; g < n_groups; ++g) {
-      group<kTilePoints, kTilePanels>(points + g * dim * kLanes, some, dim, winners, g * kLanes);
+  while (at < panels.n) {
+    const std::size_t left = panels.n - at;
+    if (left >= kMost && (left != kMost + 1 || kMost == 1)) {
+      all_points<kAssignPanels>(points, n, panels, at, dim, winners);
+      at += kMost;
+    } else if (left >= 2) {
+      all_points<2>(points, n, panels, at, dim, winners);
+      at += 2;
+    } else {
+      all_points<1>(points, n, panels, at, dim, winners);
+      at += 1;
     }
   }
-  for (; at < panels.n; ++at) {
-    const Some<1> one(panels, at, dim);
-    for (std::size_t g = 0; g < n_groups; ++g) {
-      group<kTilePoints, 1>(points + g * dim * kLanes, one, dim, winners, g * kLanes);
-    }
-  }
-  for (std::size_t i = 0; i < n_points; ++i) {
+  for (std::size_t i = 0; i < n; ++i) {
     const float* const best = winners.score + i * kLanes;
     const std::int32_t* const won = winners.panel + i * kLanes;
-    const float* const second = winners.second + i * kLanes;
-    float score = best[0];
-    float runner_up = second[0];
-    std::int32_t label = won[0] * static_cast<std::int32_t>(kLanes);
-    for (std::int32_t lane = 1; lane < static_cast<std::int32_t>(kLanes); ++lane) {
-      const float other = best[lane];
-      const std::int32_t candidate = won[lane] * static_cast<std::int32_t>(kLanes) + lane;
-      const bool wins = other > score || (other == score && candidate < label);
-      const float loser = wins ? score : other;
-      if (loser > runner_up) runner_up = loser;
-      if (second[lane] > runner_up) runner_up = second[lane];
-      if (wins) {
-        score = other;
-        label = candidate;
-      }
+    const F32 all = load(best);
+    const F32 seconds = load(winners.second + i * kLanes);
+    const Mask behind = greater(set(largest(all)), all);
+    std::uint32_t ahead = ~bits(behind) & 0xFFFF;
+    const std::size_t winner = lowest(ahead);
+    std::int32_t label = won[winner] * static_cast<std::int32_t>(kLanes) + static_cast<std::int32_t>(winner);
+    ahead &= ahead - 1;
+    // Of several lanes that hold the best the smallest label wins, and another is the runner-up.
+    const float runner_up = ahead != 0 ? best[winner] : largest(max(seconds, select(behind, all, seconds)));
+    for (; ahead != 0; ahead &= ahead - 1) {
+      const std::size_t lane = lowest(ahead);
+      const std::int32_t other = won[lane] * static_cast<std::int32_t>(kLanes) + static_cast<std::int32_t>(lane);
+      label = other < label ? other : label;
     }
     labels[i] = label;
-    scores[i] = score;
-    runner_ups[i] = runner_up;
+    // Maxima of zeros have either sign.
+    scores[i] = best[winner] + 0.0f;
+    runner_ups[i] = runner_up + 0.0f;
   }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../prefetch.h"
+#include "aligned.h"
 #include "float_mode.h"
 #include "gaps.h"
 #include "numbers.h"
@@ -33,16 +34,22 @@ void packed_norms2(const float* group, std::size_t dim, double* norms2) {
 
 constexpr double kUnit = 0x1p-24;  // half a unit in the last place of 1.0f
 
+// Sums of squares in sixteen chains round: by at most this factor, what is lost below the smallest float aside.
+double sums_round(std::size_t dim) { return 1 + (static_cast<double>(dim) / 16 + 16) * kUnit; }
+
+// The length of a row, rounded up, from such a sum.
+double length_of(float norm2, std::size_t dim) {
+  return std::sqrt(static_cast<double>(norm2)) * sums_round(dim) + std::sqrt(static_cast<double>(dim)) * 0x1p-74;
+}
+
 // Lengths of a row and of what its codes leave of it, or the longest of several, rounded up.
 struct Lengths {
   double whole = 0.0, coarse = 0.0, residual = 0.0;
 
   Lengths() = default;
   Lengths(const RowCode& row, std::size_t dim) {
-    // Sums of squares round, and lose what is below the smallest float.
-    const double sums = 1 + (static_cast<double>(dim) / 16 + 16) * kUnit;
-    whole = std::sqrt(static_cast<double>(row.norm2)) * sums + 0x1p-66;
-    const double scale = static_cast<double>(row.scale) * sums;
+    whole = length_of(row.norm2, dim);
+    const double scale = static_cast<double>(row.scale) * sums_round(dim);
     // Steps are found by operations that round, and the shift has rounded too; without codes all is left.
     coarse = scale == 0.0 ? whole : scale * std::sqrt(static_cast<double>(row.coarse2)) + 4 * kUnit * whole;
     residual = scale == 0.0 ? whole : scale * std::sqrt(static_cast<double>(row.residual2)) + 4 * kUnit * whole;
@@ -89,8 +96,9 @@ class Doubt {
 
 // Points of one piece of the work, in the memory of one thread.
 struct Scratch {
-  std::vector<float> points, winners, scores, runner_ups, distances, weights, doubts, gathered;
-  std::vector<std::int8_t> codes;
+  Aligned<float> points, winners;
+  Aligned<std::int8_t> codes;
+  std::vector<float> norms2, scores, runner_ups, distances, weights, doubts, gathered;
   std::vector<RowCode> facts;
   std::vector<std::int32_t> labels;
   std::vector<std::uint32_t> panels;
@@ -234,22 +242,22 @@ class Centroids {
     if (n_doubtful > std::max(kFewestInDoubt, count / 8)) return false;
     for (std::size_t i = 0; i < count; ++i) {
       labels[i] = s.labels[i] >= 0 ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
-                                   : settle_near(i, n_points, points, s);
+                                   : settle_near(i, n_points, static_cast<double>(s.doubts[i]), points, s);
     }
     return true;
   }
 
-  // Settles a point on the centroids that are near enough to its best.
-  std::int32_t settle_near(std::size_t i, std::size_t n_points, const Points& points, Scratch& s) const {
+  // Settles the i-th of n points on the centroids whose scores are not `doubt` behind its best.
+  std::int32_t settle_near(std::size_t i, std::size_t n_points, double doubt, const Points& points, Scratch& s) const {
     const float* const scores = s.winners.data() + i * kLanes;
     const auto* const panels = reinterpret_cast<const std::int32_t*>(s.winners.data() + n_points * kLanes) + i * kLanes;
     const float* const seconds = s.winners.data() + 2 * n_points * kLanes + i * kLanes;
-    const float behind = *std::max_element(scores, scores + kLanes) - s.doubts[i];
+    const double behind = static_cast<double>(*std::max_element(scores, scores + kLanes)) - doubt;
     std::int64_t candidates[kLanes];
     std::size_t n = 0;
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      if (!(behind > seconds[lane])) return settle_all(i, points, s);
-      if (!(behind > scores[lane])) {
+      if (!(behind > static_cast<double>(seconds[lane]))) return settle_all(i, points, s);
+      if (!(behind > static_cast<double>(scores[lane]))) {
         candidates[n++] = at(static_cast<std::size_t>(panels[lane]) * kLanes + lane);
       }
     }
@@ -270,25 +278,27 @@ class Centroids {
 
   void by_floats(const Points& points, std::int32_t* labels, Scratch& s) const {
     const std::size_t count = points.n;
-    const std::size_t n_points = (count + kLanes - 1) / kLanes * kLanes;
-    s.points.resize(n_points * dim_);
-    s.winners.resize(n_points * 3 * kLanes);
-    s.scores.resize(n_points);
-    s.runner_ups.resize(n_points);
-    s.labels.resize(n_points);
-    pack(count, dim_, [&](std::size_t i) { return points.rows + i * dim_; }, shift_.data(), s.points.data());
+    s.points.resize(count * dim_);
+    s.norms2.resize(count);
+    s.winners.resize(count * 3 * kLanes);
+    s.scores.resize(count);
+    s.runner_ups.resize(count);
+    s.labels.resize(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const float* const x = points.rows + i * dim_;
+      kernels_.l2_rows(shift_.data(), x, nullptr, 1, dim_, s.norms2.data() + i);
+      for (std::size_t d = 0; d < dim_; ++d) s.points[i * dim_ + d] = x[d] - shift_[d];
+    }
     const Panels panels{packed_.data(), bias_.data(), points.panels,
                         points.panels == nullptr ? n_panels_ : points.n_panels};
-    kernels_.assign(s.points.data(), n_points / kLanes, panels, dim_, s.winners.data(), s.labels.data(),
-                    s.scores.data(), s.runner_ups.data());
+    kernels_.assign(s.points.data(), count, panels, dim_, s.winners.data(), s.labels.data(), s.scores.data(),
+                    s.runner_ups.data());
     const Doubt doubt(dim_, longest_);
-    double lengths2[kLanes];
     for (std::size_t i = 0; i < count; ++i) {
-      if (i % kLanes == 0) packed_norms2(s.points.data() + i * dim_, dim_, lengths2);
       const double ahead = static_cast<double>(s.scores[i]) - static_cast<double>(s.runner_ups[i]);
-      const bool certain = ahead > doubt.of_floats(std::sqrt(lengths2[i % kLanes]));
-      labels[i] =
-          certain ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i]))) : settle_all(i, points, s);
+      const double needed = doubt.of_floats(length_of(s.norms2[i], dim_));
+      labels[i] = ahead > needed ? static_cast<std::int32_t>(at(static_cast<std::size_t>(s.labels[i])))
+                                 : settle_near(i, count, needed, points, s);
     }
   }
 
@@ -308,11 +318,12 @@ class Centroids {
   const float* rows_;
   std::size_t k_, dim_, n_panels_;
   const std::int64_t* order_;
-  std::vector<float> shift_, bias_, packed_;
+  std::vector<float> shift_;
+  Aligned<float> bias_, packed_;
   double longest_ = 0.0;
   // With codes:
   std::size_t stride_ = 0;
-  std::vector<std::int8_t> panel_codes_;
+  Aligned<std::int8_t> panel_codes_;
   float scale_ = 0.0f;
   Lengths coded_;  // the longest
 };

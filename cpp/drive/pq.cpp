@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "aligned.h"
 #include "float_mode.h"
 #include "numbers.h"
 #include "pack.h"
@@ -58,7 +59,7 @@ class Coder {
   // Codes of n vectors, at most kPoints, on the axes of the words and `stride` floats apart.
   void encode(const float* y, std::size_t n, std::size_t stride, std::uint8_t* codes) const {
     const std::size_t length = words_.length();
-    std::vector<float> packed(kPoints * length);
+    Aligned<float> packed(kPoints * length);
     std::int32_t labels[kPoints];
     float scores[kPoints];
     for (std::size_t s = 0; s < words_.n_subspaces; ++s) {
@@ -103,8 +104,10 @@ class Trainer {
         shift_(length),
         shifted_(n_words * length),
         bias_(n_words),
+        rows_(n * length),
         packed_(n_groups(n) * kLanes * length),
         labels_(n_groups(n) * kLanes, -1),
+        before_(labels_.size()),
         scores_(labels_.size()),
         sums_(n_words * length),
         counts_(n_words) {
@@ -113,25 +116,23 @@ class Trainer {
       for (std::size_t d = 0; d < length; ++d) sum[d] += static_cast<double>(x[i * stride + begin + d]);
     }
     for (std::size_t d = 0; d < length; ++d) shift_[d] = static_cast<float>(sum[d] / static_cast<double>(n));
-    pack(n, length, [&](std::size_t i) { return x + i * stride + begin; }, shift_.data(), packed_.data());
+    for (std::size_t i = 0; i < n; ++i) {
+      for (std::size_t d = 0; d < length; ++d) rows_[i * length + d] = x[i * stride + begin + d] - shift_[d];
+    }
+    pack(n, length, [&](std::size_t i) { return row(i); }, nullptr, packed_.data());
   }
 
   // One iteration. Returns false if no label has changed, and the words would not either.
   bool improve(float* words) {
     prepare(words, n_words_, length_, shift_.data(), shifted_.data(), bias_.data());
-    const std::vector<std::int32_t> before = labels_;
+    labels_.swap(before_);
     kernels_.nearest_words(packed_.data(), n_groups(n_), length_, shifted_.data(), bias_.data(), n_words_,
                            labels_.data(), scores_.data());
-    if (labels_ == before) return false;
+    if (labels_ == before_) return false;
     std::fill(counts_.begin(), counts_.end(), std::size_t{0});
     for (std::size_t i = 0; i < n_; ++i) ++counts_[static_cast<std::size_t>(labels_[i])];
     refill();
-    std::fill(sums_.begin(), sums_.end(), 0.0);
-    for (std::size_t i = 0; i < n_; ++i) {
-      double* const sum = sums_.data() + static_cast<std::size_t>(labels_[i]) * length_;
-      const float* const x = point(i);
-      for (std::size_t d = 0; d < length_; ++d) sum[d] += static_cast<double>(x[d * kLanes]);
-    }
+    add_up();
     for (std::size_t j = 0; j < n_words_; ++j) {
       if (counts_[j] == 0) continue;
       for (std::size_t d = 0; d < length_; ++d) {
@@ -143,7 +144,35 @@ class Trainer {
   }
 
  private:
-  const float* point(std::size_t i) const { return packed_.data() + i / kLanes * length_ * kLanes + i % kLanes; }
+  const float* row(std::size_t i) const { return rows_.data() + i * length_; }
+
+  // The sum of each word's points, in their order.
+  void add_up() {
+    std::fill(sums_.begin(), sums_.end(), 0.0);
+    switch (length_) {
+      case 2:
+        return add_rows<2>();
+      case 4:
+        return add_rows<4>();
+      case 8:
+        return add_rows<8>();
+      case 16:
+        return add_rows<16>();
+      default:
+        return add_rows<0>();
+    }
+  }
+
+  // L is the length if that is known in advance.
+  template <std::size_t L>
+  void add_rows() {
+    const std::size_t length = L == 0 ? length_ : L;
+    for (std::size_t i = 0; i < n_; ++i) {
+      double* const sum = sums_.data() + static_cast<std::size_t>(labels_[i]) * length;
+      const float* const x = rows_.data() + i * length;
+      for (std::size_t d = 0; d < length; ++d) sum[d] += static_cast<double>(x[d]);
+    }
+  }
 
   // An empty word takes over the point that is farthest from its own, unless that is its only point.
   void refill() {
@@ -156,7 +185,7 @@ class Trainer {
     for (std::size_t i = 0; i < n_; ++i) {
       double norm2 = 0.0;
       for (std::size_t d = 0; d < length_; ++d) {
-        norm2 += static_cast<double>(point(i)[d * kLanes]) * static_cast<double>(point(i)[d * kLanes]);
+        norm2 += static_cast<double>(row(i)[d]) * static_cast<double>(row(i)[d]);
       }
       farthest[i] = {static_cast<float>(2 * static_cast<double>(scores_[i]) - norm2), static_cast<std::int64_t>(i)};
     }
@@ -175,8 +204,9 @@ class Trainer {
 
   const Kernels& kernels_;
   std::size_t n_, length_, n_words_;
-  std::vector<float> shift_, shifted_, bias_, packed_;
-  std::vector<std::int32_t> labels_;
+  std::vector<float> shift_, shifted_, bias_, rows_;  // rows and packed: the points less the shift
+  Aligned<float> packed_;
+  std::vector<std::int32_t> labels_, before_;
   std::vector<float> scores_;
   std::vector<double> sums_;
   std::vector<std::size_t> counts_;

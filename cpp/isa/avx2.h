@@ -10,6 +10,7 @@ namespace {
 // 6 points x 1 panel = 12 ymm accumulators of 16 registers: 2 ports x 4 cycles of latency need 8.
 inline constexpr int kTilePoints = 6;
 inline constexpr int kTilePanels = 1;
+inline constexpr int kAssignPanels = 1;
 
 struct F32 {
   __m256 lo, hi;

@@ -10,6 +10,8 @@ namespace {
 // 8 points x 2 panels: 16 accumulators cover 2 ports x 4 cycles of latency twice, with room for operands.
 inline constexpr int kTilePoints = 8;
 inline constexpr int kTilePanels = 2;
+// 24 accumulators: fewer loads for each product.
+inline constexpr int kAssignPanels = 3;
 
 struct F32 {
   __m512 v;

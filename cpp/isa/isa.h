@@ -20,7 +20,8 @@
 //     low4 high4 [halves of every byte], lookup(tables, i) [entry i of sixteen, each 16 bytes in a table of their own]
 //     ByteSums  sums of bytes for each candidate, below 2^16: no_bytes() add_bytes(sums, v) total(sums) -> I32
 //   U64   a logical vector of 8 uint64: load_u64 store set_u64 add bit_xor rotl<R>
-//   kTilePoints x kTilePanels   the register tile of the assign kernel
+//   kTilePoints x kTilePanels   the register tile of products
+//   kAssignPanels   the same for the assign kernel, whose tile may be wider
 #pragma once
 
 #include "../kernels.h"
@@ -42,6 +43,15 @@
 #define LW_INLINE __forceinline
 #else
 #define LW_INLINE inline __attribute__((always_inline))
+#endif
+
+// Before a loop: four turns at a time.
+#if defined(__clang__)
+#define LW_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#elif defined(__GNUC__)
+#define LW_UNROLL_4 _Pragma("GCC unroll 4")
+#else
+#define LW_UNROLL_4
 #endif
 
 namespace lw::LW_ISA {

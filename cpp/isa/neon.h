@@ -10,6 +10,7 @@ namespace {
 // 4 points x 1 panel = 16 q accumulators of 32 registers: enough for 4 ports x 4 cycles of latency.
 inline constexpr int kTilePoints = 4;
 inline constexpr int kTilePanels = 1;
+inline constexpr int kAssignPanels = 1;
 
 struct F32 {
   float32x4_t v[4];

@@ -10,6 +10,7 @@ namespace {
 
 inline constexpr int kTilePoints = 2;
 inline constexpr int kTilePanels = 1;
+inline constexpr int kAssignPanels = 1;
 
 struct F32 {
   float v[16];

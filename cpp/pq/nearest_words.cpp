@@ -11,6 +11,9 @@ namespace {
 // Words that are met together, so that their chains hide each other's latency.
 constexpr int kTogether = 4;
 
+// Groups of points that share the load of a word, as many as there are registers for.
+constexpr int kGroups = kTilePoints * kTilePanels >= 2 * kTogether ? kTilePoints * kTilePanels / kTogether : 1;
+
 template <int G>
 LW_INLINE void nearest(const float* points, std::size_t dim, const float* words, const float* bias, std::size_t n_words,
                        std::int32_t* labels, float* scores) {
@@ -54,9 +57,8 @@ LW_INLINE void nearest(const float* points, std::size_t dim, const float* words,
 void nearest_words(const float* points, std::size_t n_groups, std::size_t dim, const float* words, const float* bias,
                    std::size_t n_words, std::int32_t* labels, float* scores) {
   std::size_t g = 0;
-  for (; g + kTilePanels <= n_groups; g += kTilePanels) {
-    nearest<kTilePanels>(points + g * dim * kLanes, dim, words, bias, n_words, labels + g * kLanes,
-                         scores + g * kLanes);
+  for (; g + kGroups <= n_groups; g += kGroups) {
+    nearest<kGroups>(points + g * dim * kLanes, dim, words, bias, n_words, labels + g * kLanes, scores + g * kLanes);
   }
   for (; g < n_groups; ++g) {
     nearest<1>(points + g * dim * kLanes, dim, words, bias, n_words, labels + g * kLanes, scores + g * kLanes);

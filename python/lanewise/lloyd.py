@@ -23,6 +23,8 @@ Doubles = npt.NDArray[np.float64]
 
 # What is needed of every point for a moment is made for this many at a time.
 _CHUNK = 1 << 16
+# And of the centroids' coordinates, for this many.
+_COORDINATES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,11 +119,11 @@ class Run:
     ) -> float:
         """Sum in index order: NumPy's own sum may add in another order on another CPU."""
         total = 0.0
-        for chunk in _chunks(len(labels)):
+        for chunk in _chunks(len(labels), _CHUNK):
             found = self._distances(metric, chunk, labels, centers).astype(np.float64)
             if weights is not None:
                 found *= weights[chunk]
-            total = float(np.cumsum(np.concatenate(([total], found)))[-1])
+            total = _added(total, found)
         return total
 
     def _distances(self, metric: str, chunk: slice, labels: Labels, centers: Floats) -> Floats:
@@ -157,8 +159,7 @@ class Run:
         while go_on and n_iter < max_iter:
             report("iterating", n_iter, max_iter)
             moved = self.means(labels, centers)
-            steps = (moved.astype(np.float64) - centers).ravel()
-            shift = float(np.cumsum(steps * steps)[-1])
+            shift = _squared_shift(moved, centers)
             before = labels
             if n_iter < guess_at or self.max_size is not None or self.metric != "l2":
                 labels = self.assign(moved)
@@ -206,7 +207,7 @@ class Run:
             open_centers = centers[open_]
             asked = np.empty(len(left), dtype=np.int32)
             distances = np.empty(len(left), dtype=np.float32)
-            for chunk in _chunks(len(left)):
+            for chunk in _chunks(len(left), _CHUNK):
                 found = nearest(
                     self.points[chunk] if len(left) == n else self.points[left[chunk]],
                     open_centers,
@@ -235,7 +236,8 @@ class Run:
             sums, totals = self.sums(labels, k)
         still_empty = totals <= 0
         totals[still_empty] = 1
-        means = (sums / totals[:, np.newaxis]).astype(np.float32)
+        sums /= totals[:, np.newaxis]
+        means = sums.astype(np.float32)
         if still_empty.any():
             # Fewer points than clusters: repeat one, its twin's smaller number wins every tie.
             means[still_empty] = self.points[0]
@@ -259,7 +261,7 @@ class Run:
         weighty = None if self.weights is None else self.weights > 0
         left = np.bincount(labels if weighty is None else labels[weighty], minlength=len(centers))
         nearness = np.empty(len(labels), dtype=np.float32)
-        for chunk in _chunks(len(labels)):
+        for chunk in _chunks(len(labels), _CHUNK):
             nearness[chunk] = -self._distances(self.metric, chunk, labels, centers)
         if weighty is not None:
             nearness[~weighty] = np.inf
@@ -274,8 +276,23 @@ class Run:
         return refilled
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(begin, begin + _CHUNK) for begin in range(0, n, _CHUNK))
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    return (slice(begin, begin + size) for begin in range(0, n, size))
+
+
+def _added(total: float, values: Doubles) -> float:
+    """Add values to a total in their order."""
+    return float(np.cumsum(np.concatenate(([total], values)))[-1])
+
+
+def _squared_shift(moved: Floats, centers: Floats) -> float:
+    """Return the sum of the squared shifts, in index order."""
+    shift = 0.0
+    after, before = moved.reshape(-1), centers.reshape(-1)
+    for chunk in _chunks(moved.size, _COORDINATES):
+        steps = after[chunk].astype(np.float64) - before[chunk]
+        shift = _added(shift, steps * steps)
+    return shift
 
 
 def nearest(
