@@ -596,7 +596,9 @@ def test_lanes_begin_early_where_a_call_has_the_time():
         assert made.may_begin_early(), "nothing is known"
         made.small.extend(small)
         made.large.extend(large)
-        made.end(pool, first)
+        made.end(True, 100.0, first)
+        assert not made.may_begin_early(), "how long does a pool take whom nobody disturbs?"
+        made.end(False, pool, np.nan)
         return made
 
     each = [(n, 0.5e-3 + n * 1e-3) for n in (1, 2, 4)]
@@ -609,15 +611,17 @@ def test_lanes_begin_early_where_a_call_has_the_time():
     late = habits(*by_call, 1.3e-3, 0.4e-3)
     tries = [late.may_begin_early() for _ in range(1000)]
     assert 1 <= sum(tries) < 10, "now and then, to see whether it is still so"
-    late.end(100.0, np.nan)
-    assert late.may_begin_early(), "the pool takes longer now"
+    late.end(False, 100.0, np.nan)
+    tries = [late.may_begin_early() for _ in range(1000)]
+    assert 990 < sum(tries) < 1000, "the pool takes longer now"
 
 
 def test_lanes_that_do_not_begin_early_call_once(rng):
     index, Q = make(rng)
     recorder = Recorder(AtOnce(scored_by(index)))
     search = StreamSearch(index, recorder, n_lanes=3, k_pool=60)
-    search._habits.end(1e-9, 1.0)
+    search._habits.end(True, 0.0, 1.0)
+    search._habits.end(False, 1e-9, np.nan)
     got = search.search(Q[0], 5)
     assert sorted(lane for lane, _ in recorder.asked) == [0, 1, 2]
     assert got.early[0] == got.wasted[0] == 0

@@ -34,7 +34,7 @@ __all__ = ["StreamResult", "StreamSearch"]
 _CALLS = 64
 # Share that the last query has in a running mean.
 _NEWS = 0.1
-# Queries after which lanes begin early once more, to see what calls take now: not one in a hundred.
+# Queries after which one goes the other way, to see what that takes now: not one in a hundred.
 _TRIAL = 200
 # Seconds that a call of an executor's submit may take.
 _PATIENCE = 5.0
@@ -283,7 +283,7 @@ class StreamSearch:
             flight.deal(planned)
             # Lanes are at work: whatever can be made ready meanwhile costs nothing.
             ready = _Ready(pool, planned)
-            self._habits.end(worked, first_given - began)
+            self._habits.end(early, worked, first_given - began)
             flight.wait()
         finally:
             flight.stop()
@@ -366,21 +366,26 @@ class _Habits:
         self.large: deque[tuple[int, float]] = deque(maxlen=_CALLS)
         self.pool_seconds = self.first_given = math.nan
         self.call_seconds = 0.0
-        self.without = 0
+        # Queries since the last one that did not begin early, and that did: the second will not.
+        self.since = [_TRIAL - 1, 0]
 
     def may_begin_early(self) -> bool:
         """Whether a call that begins at once has time for all but its candidates."""
-        if self.first_given + self.call_seconds > self.pool_seconds and self.without < _TRIAL:
-            self.without += 1
-            return False
-        # Nothing is known at first, or for long nothing new.
-        self.without = 0
-        return True
+        # As long as nothing is known there is NaN on a side.
+        early = not self.first_given + self.call_seconds > self.pool_seconds
+        if self.since[not early] >= _TRIAL:
+            early = not early
+        self.since[not early] += 1
+        self.since[early] = 0
+        return early
 
-    def end(self, pool_seconds: float, first_given: float) -> None:
-        """Learn from a query whose pool is there; NaN if nothing was given before."""
-        self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
-        self.first_given = _mean(self.first_given, first_given)
+    def end(self, early: bool, pool_seconds: float, first_given: float) -> None:
+        """Learn from a query whose pool is there; `first_given` is NaN if nothing was before."""
+        if early:
+            self.first_given = _mean(self.first_given, first_given)
+        else:
+            # Lanes at work are in the way of a pool.
+            self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
         if self.small and self.large:
             # Medians: a busy machine makes some calls many times longer.
             small, large = np.array(self.small.copy()), np.array(self.large.copy())
