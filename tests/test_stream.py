@@ -382,6 +382,7 @@ def test_no_cell_has_anything(rng):
 CELLS = [
     ({"query": np.ones(11)}, ValueError, "query"),
     ({"query": np.ones((2, 12))}, ValueError, "query: expected one, got 2"),
+    ({"query": np.full(12, 1e30)}, ValueError, "query: expected vectors no longer"),
     ({"k_pool": -1}, ValueError, "k_pool"),
     ({"n_probe": 0}, ValueError, "n_probe"),
     ({"filter": [4]}, ValueError, "filter"),
@@ -511,7 +512,7 @@ def test_the_answer_is_that_of_the_whole_pool(rng, way, n_lanes):
 @pytest.mark.parametrize("early", ["auto", "always"])
 @pytest.mark.parametrize(
     ("k_lane", "alpha", "head"),
-    [(None, 0.5, 0), (7, 1.0, 0), (None, 1.0, 5), (9, 0.7, 4), (60, 0.0, 0), (1, 1.0, 1)],
+    [(None, 0.5, 0), (7, 1.0, 0), (2**40, 1.0, 5), (9, 0.7, 4), (60, 0.0, 0), (1, 1.0, 1)],
 )
 def test_plans_are_those_of_lanes(rng, which, early, k_lane, alpha, head):
     """Whatever the budget and whatever is shared: same pairs of lane and candidate, same answer."""
@@ -526,7 +527,7 @@ def test_plans_are_those_of_lanes(rng, which, early, k_lane, alpha, head):
     )  # fmt: skip
     lanes = LaneSearch(
         lambda Q, _: index.pool(Q, 60, **options), AtOnce(score), n_lanes=3,
-        k_lane=k_lane or 60, alpha=alpha, head=head, scheme="owner", k_pool=200,
+        k_lane=min(k_lane or 60, 60), alpha=alpha, head=head, scheme="owner", k_pool=200,
     )  # fmt: skip
     n_early = 0
     for q in Q:
@@ -548,6 +549,9 @@ def test_plans_are_those_of_lanes(rng, which, early, k_lane, alpha, head):
         assert got.coverage[0] == 1
         given = [lane for lane, _ in asked[: got.early[0]]]
         assert max(map(given.count, range(3))) <= (k_lane or 60)
+        if alpha == 0:
+            firsts = [next(ids for mine, ids in executor.asked if mine == r) for r in range(3)]
+            assert firsts[0] == firsts[1] == firsts[2]
         n_early += got.early[0]
     assert n_early > 0 or early == "auto"
 
@@ -596,9 +600,9 @@ def test_lanes_begin_early_where_a_call_has_the_time():
         assert made.may_begin_early(), "nothing is known"
         made.small.extend(small)
         made.large.extend(large)
-        made.end(True, 100.0, first)
+        made.end(first, np.nan)
         assert not made.may_begin_early(), "how long does a pool take whom nobody disturbs?"
-        made.end(False, pool, np.nan)
+        made.end(np.nan, pool)
         return made
 
     each = [(n, 0.5e-3 + n * 1e-3) for n in (1, 2, 4)]
@@ -611,7 +615,7 @@ def test_lanes_begin_early_where_a_call_has_the_time():
     late = habits(*by_call, 1.3e-3, 0.4e-3)
     tries = [late.may_begin_early() for _ in range(1000)]
     assert 1 <= sum(tries) < 10, "now and then, to see whether it is still so"
-    late.end(False, 100.0, np.nan)
+    late.end(np.nan, 100.0)
     tries = [late.may_begin_early() for _ in range(1000)]
     assert 990 < sum(tries) < 1000, "the pool takes longer now"
 
@@ -620,12 +624,25 @@ def test_lanes_that_do_not_begin_early_call_once(rng):
     index, Q = make(rng)
     recorder = Recorder(AtOnce(scored_by(index)))
     search = StreamSearch(index, recorder, n_lanes=3, k_pool=60)
-    search._habits.end(True, 0.0, 1.0)
-    search._habits.end(False, 1e-9, np.nan)
+    search._habits.end(1.0, 1e-9)
     got = search.search(Q[0], 5)
     assert sorted(lane for lane, _ in recorder.asked) == [0, 1, 2]
     assert got.early[0] == got.wasted[0] == 0
     check_trip(got, recorder.asked, index, Q[0], 16, 60, 3)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e9])
+def test_lanes_go_on_before_the_pool_if_there_is_time(rng, seconds):
+    index, Q = make(rng)
+    for q in Q:
+        recorder = Recorder(AtOnce(scored_by(index)))
+        stream = functools.partial(index.stream, ef=200)
+        search = StreamSearch(stream, recorder, n_lanes=2, k_pool=200, step=1, early="always")
+        search._habits.end(np.nan, seconds)
+        got = search.search(q, 5)
+        assert (got.early[0] <= 2) == (seconds < 1)
+        assert got.early[0] > 0
+        check_trip(got, recorder.asked, index, q, 16, 1, 2)
 
 
 def check_trip(got, asked, index, q, queue, step, n_lanes):
@@ -724,7 +741,7 @@ def offered(distances, lanes=None):
 def test_a_queue_keeps_the_nearest():
     """As many as it may, none beyond the bound."""
     held = Late(lambda _, ids: ids * 0.1)
-    flight = streaming._Flight(held, [None], 2, 9, 3, 1, None, streaming._Habits())
+    flight = streaming._Flight(held, [None], 2, 9, 3, 1, None, streaming._Habits(), 0.0)
 
     def waits(*distances):
         assert [far for far, _ in flight.waiting[0]] == pytest.approx(distances)

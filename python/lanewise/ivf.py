@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import as_queries, check_int
+from lanewise.canonical import check_lengths
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
 from lanewise.lanes.planning import check_lane, keys_of, plan
@@ -306,6 +307,8 @@ class IVF(Lists):
         asked = as_queries(query, "query", self.dim)
         if len(asked) != 1:
             raise ValueError(f"query: expected one, got {len(asked)}")
+        if self.metric != "cosine":
+            check_lengths(asked, "query")
         k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
         owners = Owners.asked(asked, n_lanes, alpha, key, self._rows.kernels)
         Q = self._rows.as_canonical_queries(asked)

@@ -142,7 +142,8 @@ class StreamSearch:
         When a lane begins before the pool is there it makes a call more than otherwise. With
         ``"auto"`` it begins only if what a call costs whatever comes with it, as far as earlier
         calls tell, is over before the pool would be there: then nothing is lost. ``"always"`` has
-        the first score as soon as it can be had.
+        the first score as soon as it can be had. Either way a lane goes on before the pool is there
+        only if the next call has the time.
     key : int, bytes, or None, default None
         128-bit key of the lanes; by default each query's own, see `query_keys`.
     deadline : float, optional
@@ -188,6 +189,8 @@ class StreamSearch:
         self.queue = check_int(queue, "queue", low=1)
         self.step = check_int(step, "step", low=1)
         self.early = check_choice(early, "early", ("auto", "always"))
+        # No lane has more than the whole pool.
+        self._room = min(self.k_pool, self.k_pool if self.k_lane is None else self.k_lane)
         self._habits = _Habits()
         self.key = key
         if key is not None:
@@ -246,9 +249,16 @@ class StreamSearch:
         """All that is to be said of one query, by the names in `StreamResult`."""
         began = time.perf_counter()
         until = None if deadline is None else began + deadline
-        k_lane = self.k_pool if self.k_lane is None else self.k_lane
         flight = _Flight(
-            self.executor, item, self.n_lanes, k_lane, self.queue, self.step, until, self._habits
+            self.executor,
+            item,
+            self.n_lanes,
+            self._room,
+            self.queue,
+            self.step,
+            until,
+            self._habits,
+            began,
         )
         open_stream = getattr(self.index, "stream", self.index)
         named = {} if self.alpha == 1.0 else {"alpha": self.alpha}
@@ -260,7 +270,8 @@ class StreamSearch:
                     f"index: expected a CandidateStream with owners, got {type(stream).__name__}"
                 )
             with stream:
-                early = self.early == "always" or self._habits.may_begin_early()
+                always = self.early == "always"
+                early = always or self._habits.may_begin_early()
                 pace = stream.pace if early or until is not None else stream.pace[-1:]
                 worked = time.perf_counter() - began
                 sizes = itertools.chain(pace, itertools.repeat(pace[-1]))
@@ -283,7 +294,8 @@ class StreamSearch:
             flight.deal(planned)
             # Lanes are at work: whatever can be made ready meanwhile costs nothing.
             ready = _Ready(pool, planned)
-            self._habits.end(early, worked, first_given - began)
+            # Lanes at work are in the way of a pool, but if they always are, so be it.
+            self._habits.end(first_given - began, worked if always or not early else math.nan)
             flight.wait()
         finally:
             flight.stop()
@@ -310,10 +322,9 @@ class StreamSearch:
         self, pool: Ids, lanes: npt.NDArray[np.int32], key: npt.NDArray[np.uint64], owners: Owners
     ) -> dict[int, Ids]:
         """Return what each lane is to score, best ranks first, if it has anything."""
-        if self.k_lane is None and self.alpha == 1.0 and self.head == 0:
+        if self._room == self.k_pool and self.alpha == 1.0 and self.head == 0:
             return {lane: pool[lanes == lane] for lane in np.unique(lanes[pool >= 0]).tolist()}
-        k_lane = self.k_pool if self.k_lane is None else self.k_lane
-        setting = Setting(self.n_lanes, k_lane, self.alpha, self.head, "owner")
+        setting = Setting(self.n_lanes, self._room, self.alpha, self.head, "owner")
         plan = setting.plan(pool, key, kernels=owners.kernels, n_threads=1)
         counts = plan.counts[0].tolist()
         return {lane: plan.ids[0, lane, :n] for lane, n in enumerate(counts) if n > 0}
@@ -371,21 +382,22 @@ class _Habits:
 
     def may_begin_early(self) -> bool:
         """Whether a call that begins at once has time for all but its candidates."""
-        # As long as nothing is known there is NaN on a side.
-        early = not self.first_given + self.call_seconds > self.pool_seconds
+        early = self.has_time(self.first_given)
         if self.since[not early] >= _TRIAL:
             early = not early
         self.since[not early] += 1
         self.since[early] = 0
         return early
 
-    def end(self, early: bool, pool_seconds: float, first_given: float) -> None:
-        """Learn from a query whose pool is there; `first_given` is NaN if nothing was before."""
-        if early:
-            self.first_given = _mean(self.first_given, first_given)
-        else:
-            # Lanes at work are in the way of a pool.
-            self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
+    def has_time(self, seconds: float) -> bool:
+        """Whether a call after so many seconds has time for all but its candidates."""
+        # As long as nothing is known there is NaN on a side.
+        return not seconds + self.call_seconds > self.pool_seconds
+
+    def end(self, first_given: float, pool_seconds: float) -> None:
+        """Learn from a query whose pool is there, NaN for what it cannot tell."""
+        self.first_given = _mean(self.first_given, first_given)
+        self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
         if self.small and self.large:
             # Medians: a busy machine makes some calls many times longer.
             small, large = np.array(self.small.copy()), np.array(self.large.copy())
@@ -445,10 +457,11 @@ class _Flight:
         step: int,
         until: float | None,
         habits: _Habits,
+        began: float,
     ) -> None:
         self.executor, self.item, self.n_lanes = executor, item, n_lanes
         self.k_lane, self.queue, self.step, self.until = k_lane, queue, step, until
-        self.habits = habits
+        self.habits, self.began = habits, began
         self.lock = threading.Lock()
         # Nobody waits before the pool is there, and the first score is in a hurry.
         self.condition: threading.Condition | None = None
@@ -552,6 +565,9 @@ class _Flight:
             given = self.given.setdefault(lane, [])
             n = min(self.step, self.k_lane - len(given))
             if not own or n == 0:
+                return None
+            if given and not self.habits.has_time(time.perf_counter() - self.began):
+                # The pool would be there before the call is back.
                 return None
             chosen = [i for _, i in own[:n]]
             taken = np.array(chosen, dtype=np.int64)
