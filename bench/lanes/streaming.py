@@ -40,6 +40,7 @@ FILES = {"sift": "sift_300k.npz", "text": "text_60k.npz"}
 # One lane alone takes four times as long, and always the same.
 N_SINGLE = 5
 N_PROBE = 32
+N_WARM = 10
 # Seconds before each of those who are compared, so that all find the machine as the first one does.
 PAUSE = 0.002
 
@@ -312,7 +313,7 @@ def judge(workload: Workload, cost: str, options: argparse.Namespace) -> None:
     for k_pool in options.pools:
         race = Race(workload, k_pool, cost, options.seconds)
         queries = workload.vectors.queries
-        for q in queries[-3:]:  # threads begin, caches fill
+        for q in queries[-N_WARM:]:  # threads begin, caches fill, streams learn what calls take
             race.ask(q, N_SINGLE)
         race.forget()
         for turn, q in enumerate(queries):

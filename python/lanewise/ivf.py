@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import as_queries, check_int
-from lanewise.canonical import check_lengths
+from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
 from lanewise.lanes.planning import check_lane, keys_of, plan
@@ -304,14 +304,16 @@ class IVF(Lists):
         """
         self._trained()
         assert self._coarse is not None
-        asked = as_queries(query, "query", self.dim)
+        asked = as_they_are(query, self.dim)
+        if asked is None:
+            asked = as_queries(query, "query", self.dim)
+            if self.metric != "cosine":
+                check_lengths(asked, "query")
         if len(asked) != 1:
             raise ValueError(f"query: expected one, got {len(asked)}")
-        if self.metric != "cosine":
-            check_lengths(asked, "query")
         k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
         owners = Owners.asked(asked, n_lanes, alpha, key, self._rows.kernels)
-        Q = self._rows.as_canonical_queries(asked)
+        Q = normalized(asked) if self.metric == "cosine" else asked
         threads = self._rows.threads(n_threads)
         return self._rows.stream(
             Q,

@@ -34,7 +34,9 @@ __all__ = ["StreamResult", "StreamSearch"]
 _CALLS = 64
 # Share that the last query has in a running mean.
 _NEWS = 0.1
-# Queries after which one goes the other way, to see what that takes now: not one in a hundred.
+# Queries that begin early by turns, to see what that takes, and after how many of the same kind
+# one goes the other way: not one in a hundred.
+_LEARNING = 8
 _TRIAL = 200
 # Seconds that a call of an executor's submit may take.
 _PATIENCE = 5.0
@@ -377,13 +379,15 @@ class _Habits:
         self.large: deque[tuple[int, float]] = deque(maxlen=_CALLS)
         self.pool_seconds = self.first_given = math.nan
         self.call_seconds = 0.0
-        # Queries since the last one that did not begin early, and that did: the second will not.
-        self.since = [_TRIAL - 1, 0]
+        self.n_queries = 0
+        # Queries since the last one that did not begin early, and that did.
+        self.since = [0, 0]
 
     def may_begin_early(self) -> bool:
         """Whether a call that begins at once has time for all but its candidates."""
         early = self.has_time(self.first_given)
-        if self.since[not early] >= _TRIAL:
+        self.n_queries += 1
+        if self.since[not early] >= (_TRIAL if self.n_queries > _LEARNING else 1):
             early = not early
         self.since[not early] += 1
         self.since[early] = 0
