@@ -325,7 +325,8 @@ class StreamSearch:
     ) -> dict[int, Ids]:
         """Return what each lane is to score, best ranks first, if it has anything."""
         if self._room == self.k_pool and self.alpha == 1.0 and self.head == 0:
-            return {lane: pool[lanes == lane] for lane in np.unique(lanes[pool >= 0]).tolist()}
+            owners_of_any = np.flatnonzero(np.bincount(lanes + 1)[1:]).tolist()
+            return {lane: pool[lanes == lane] for lane in owners_of_any}
         setting = Setting(self.n_lanes, self._room, self.alpha, self.head, "owner")
         plan = setting.plan(pool, key, kernels=owners.kernels, n_threads=1)
         counts = plan.counts[0].tolist()
@@ -497,11 +498,16 @@ class _Flight:
         """Let candidates wait for their lanes, and lanes that are idle begin."""
         with self.lock:
             self.bound = bound
+            if len(self.given) == self.n_lanes and not self._has_time():
+                return
             waiting = self.waiting
             if len(waiting) == self.n_lanes and all(len(w) == self.queue for w in waiting.values()):
                 # Most of what a long search comes by finds no room any more.
                 bound = min(bound, max(own[-1][0] for own in waiting.values()))
-            lanes = self._put(_triples(some, bound))
+            # Lanes are not even: a few times their room fill it. Where the search turns all that it
+            # has met counts.
+            most = len(some) if self.met is not None else 4 * self.n_lanes * self.queue
+            lanes = self._put(_triples(some, bound, most))
             if lanes:
                 self.most_waiting = max(self.most_waiting, sum(map(len, waiting.values())))
         for lane in lanes:
@@ -538,12 +544,12 @@ class _Flight:
                 given = self.given.get(lane)
                 left[lane] = ids if given is None else ids[~np.isin(ids, given)]
             self.left = left
-            for lane, given in self.given.items():
-                mine = set(planned[lane].tolist()) if lane in planned else set()
-                self.in_vain.update((lane, i) for i in given if i not in mine)
             starting = list(left) if self.may_go_on() else []
         for lane in starting:
             self._go(lane)
+        for lane, early in self.given.items():
+            mine = np.isin(early, planned.get(lane, [])).tolist()
+            self.in_vain.update((lane, i) for i, its in zip(early, mine, strict=True) if not its)
 
     def wasted(self) -> int:
         """How many were scored that are nobody's, or another's, in the plan of the pool."""
@@ -566,22 +572,23 @@ class _Flight:
             own = self.waiting.get(lane, [])
             while own and own[-1][0] > self.bound:
                 own.pop()
-            given = self.given.setdefault(lane, [])
+            given = self.given.get(lane, [])
             n = min(self.step, self.k_lane - len(given))
-            if not own or n == 0:
-                return None
-            if given and not self.habits.has_time(time.perf_counter() - self.began):
-                # The pool would be there before the call is back.
+            # A further call goes out only if it is back when the pool is there.
+            if not own or n == 0 or (given and not self._has_time()):
                 return None
             chosen = [i for _, i in own[:n]]
             taken = np.array(chosen, dtype=np.int64)
             del own[:n]
-            given += chosen
+            self.given[lane] = given + chosen
         self.at_work.add(lane)
         self.asking += 1
         if math.isnan(self.first_given):
             self.first_given = time.perf_counter()
         return taken
+
+    def _has_time(self) -> bool:
+        return self.habits.has_time(time.perf_counter() - self.began)
 
     def _go(self, lane: int) -> None:
         """Ask for the lane's next candidates, and see to it that somebody goes on after them."""
@@ -677,11 +684,14 @@ class _Flight:
             future.cancel()
 
 
-def _triples(some: Candidates, bound: float) -> list[tuple[float, int, int]]:
-    """Distance, id and lane of each candidate that is not beyond the bound."""
+def _triples(some: Candidates, bound: float, most: int) -> list[tuple[float, int, int]]:
+    """Distance, id and lane of the candidates that are not beyond the bound, the nearest `most`."""
     distances, ids, lanes = some.distances, some.ids, some.lanes
     assert lanes is not None
     if bound < np.inf:
         near = distances <= bound
+        distances, ids, lanes = distances[near], ids[near], lanes[near]
+    if len(ids) > most:
+        near = np.sort(np.argpartition(distances, most)[:most])
         distances, ids, lanes = distances[near], ids[near], lanes[near]
     return list(zip(distances.tolist(), ids.tolist(), lanes.tolist(), strict=True))
