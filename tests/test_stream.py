@@ -600,24 +600,30 @@ def test_lanes_begin_early_where_a_call_has_the_time():
         assert made.may_begin_early(), "nothing is known"
         made.small.extend(small)
         made.large.extend(large)
-        made.end(first, np.nan)
+        made.end(True, first, pool)
         assert not made.may_begin_early(), "how long does a pool take whom nobody disturbs?"
-        made.end(np.nan, pool)
+        made.end(False, np.nan, pool)
         turns = [made.may_begin_early() for _ in range(6)]
         assert turns in ([True, False] * 3, [False, True] * 3), "one query says little"
         return made
 
-    each = [(n, 0.5e-3 + n * 1e-3) for n in (1, 2, 4)]
-    many = [(n, 0.5e-3 + n * 1e-3) for n in (30, 40, 50)]
+    each = [(n, 5e-3 + n * 1e-3) for n in (1, 2, 4)]
+    many = [(n, 5e-3 + n * 1e-3) for n in (30, 40, 50)]
     for outliers in ([], [(2, 9.0)]):
-        assert habits([*each, *outliers], many, 1.0e-3, 0.4e-3).may_begin_early()
-        assert not habits([*each, *outliers], many, 0.8e-3, 0.4e-3).may_begin_early()
+        assert habits([*each, *outliers], many, 9.5e-3, 4e-3).may_begin_early()
+        assert not habits([*each, *outliers], many, 8e-3, 4e-3).may_begin_early()
     by_call = [[(n, 1e-3) for n in ns] for ns in ((1, 4), (20, 30))]
     assert habits(*by_call, 1.5e-3, 0.4e-3).may_begin_early()
+    disturbed = habits(*by_call, 1.5e-3, 0.4e-3)
+    disturbed.disturbed_seconds = 1.6e-3
+    assert not disturbed.may_begin_early(), "a call more, and nothing that it has done"
+    busy = habits(each, many, 9.5e-3, 0.4e-3)
+    busy.disturbed_seconds = 11e-3
+    assert busy.may_begin_early(), "lanes have meanwhile done what takes as long"
     late = habits(*by_call, 1.3e-3, 0.4e-3)
     tries = [late.may_begin_early() for _ in range(1000)]
     assert 1 <= sum(tries) < 10, "now and then, to see whether it is still so"
-    late.end(np.nan, 100.0)
+    late.end(False, np.nan, 100.0)
     tries = [late.may_begin_early() for _ in range(1000)]
     assert 990 < sum(tries) < 1000, "the pool takes longer now"
 
@@ -626,7 +632,8 @@ def test_lanes_that_do_not_begin_early_call_once(rng):
     index, Q = make(rng)
     recorder = Recorder(AtOnce(scored_by(index)))
     search = StreamSearch(index, recorder, n_lanes=3, k_pool=60)
-    search._habits.end(1.0, 1e-9)
+    search._habits.end(True, 1.0, 1e-9)
+    search._habits.end(False, np.nan, 1e-9)
     search._habits.n_queries = 100
     got = search.search(Q[0], 5)
     assert sorted(lane for lane, _ in recorder.asked) == [0, 1, 2]
@@ -641,7 +648,7 @@ def test_lanes_go_on_before_the_pool_if_there_is_time(rng, seconds):
         recorder = Recorder(AtOnce(scored_by(index)))
         stream = functools.partial(index.stream, ef=200)
         search = StreamSearch(stream, recorder, n_lanes=2, k_pool=200, step=1, early="always")
-        search._habits.end(np.nan, seconds)
+        search._habits.end(False, np.nan, seconds)
         got = search.search(q, 5)
         assert (got.early[0] <= 2) == (seconds < 1)
         assert got.early[0] > 0

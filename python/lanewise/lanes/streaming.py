@@ -34,6 +34,8 @@ __all__ = ["StreamResult", "StreamSearch"]
 _CALLS = 64
 # Share that the last query has in a running mean.
 _NEWS = 0.1
+# Share of a trip that it may be longer because lanes begin early.
+_LOSS = 0.01
 # Queries that begin early by turns, to see what that takes, and after how many of the same kind
 # one goes the other way: not one in a hundred.
 _LEARNING = 8
@@ -141,11 +143,11 @@ class StreamSearch:
         Most candidates that a lane is given at a time while the pool is being found, and with a
         deadline after that as well.
     early : {"auto", "always"}, default "auto"
-        When a lane begins before the pool is there it makes a call more than otherwise. With
-        ``"auto"`` it begins only if what a call costs whatever comes with it, as far as earlier
-        calls tell, is over before the pool would be there: then nothing is lost. ``"always"`` has
-        the first score as soon as it can be had. Either way a lane goes on before the pool is there
-        only if the next call has the time.
+        When a lane begins before the pool is there it makes a call more than otherwise, and is in
+        the way of the search. With ``"auto"`` it begins only if that makes the trip longer by no
+        more than a hundredth, as far as earlier queries tell. ``"always"`` has the first score as
+        soon as it can be had. Either way a lane goes on before the pool is there only if the next
+        call has the time.
     key : int, bytes, or None, default None
         128-bit key of the lanes; by default each query's own, see `query_keys`.
     deadline : float, optional
@@ -272,8 +274,7 @@ class StreamSearch:
                     f"index: expected a CandidateStream with owners, got {type(stream).__name__}"
                 )
             with stream:
-                always = self.early == "always"
-                early = always or self._habits.may_begin_early()
+                early = self.early == "always" or self._habits.may_begin_early()
                 pace = stream.pace if early or until is not None else stream.pace[-1:]
                 worked = time.perf_counter() - began
                 sizes = itertools.chain(pace, itertools.repeat(pace[-1]))
@@ -296,8 +297,7 @@ class StreamSearch:
             flight.deal(planned)
             # Lanes are at work: whatever can be made ready meanwhile costs nothing.
             ready = _Ready(pool, planned)
-            # Lanes at work are in the way of a pool, but if they always are, so be it.
-            self._habits.end(first_given - began, worked if always or not early else math.nan)
+            self._habits.end(early, first_given - began, worked)
             flight.wait()
         finally:
             flight.stop()
@@ -378,15 +378,19 @@ class _Habits:
         # Candidates and seconds of calls. Large ones would soon have driven out the small ones.
         self.small: deque[tuple[int, float]] = deque(maxlen=_CALLS)
         self.large: deque[tuple[int, float]] = deque(maxlen=_CALLS)
-        self.pool_seconds = self.first_given = math.nan
-        self.call_seconds = 0.0
+        # What a call costs whatever comes with it, what the candidates of a small one cost, and all
+        # that a large one does.
+        self.call_seconds = self.few_seconds = self.many_seconds = 0.0
+        # How long pools take while no lane is at work, and while lanes are; NaN if nobody knows.
+        self.pool_seconds = self.disturbed_seconds = self.first_given = math.nan
         self.n_queries = 0
         # Queries since the last one that did not begin early, and that did.
         self.since = [0, 0]
 
     def may_begin_early(self) -> bool:
-        """Whether a call that begins at once has time for all but its candidates."""
-        early = self.has_time(self.first_given)
+        """Whether lanes lose nothing to speak of if they begin before the pool is there."""
+        ready = max(self.disturbed_seconds - self.few_seconds, self.first_given + self.call_seconds)
+        early = not ready - self.pool_seconds > _LOSS * (self.pool_seconds + self.many_seconds)
         self.n_queries += 1
         if self.since[not early] >= (_TRIAL if self.n_queries > _LEARNING else 1):
             early = not early
@@ -395,14 +399,18 @@ class _Habits:
         return early
 
     def has_time(self, seconds: float) -> bool:
-        """Whether a call after so many seconds has time for all but its candidates."""
-        # As long as nothing is known there is NaN on a side.
-        return not seconds + self.call_seconds > self.pool_seconds
+        """Whether a call after so many seconds is back, but for its candidates, with the pool."""
+        undisturbed = self.pool_seconds
+        pool_seconds = self.disturbed_seconds if math.isnan(undisturbed) else undisturbed
+        return not seconds + self.call_seconds > pool_seconds
 
-    def end(self, first_given: float, pool_seconds: float) -> None:
-        """Learn from a query whose pool is there, NaN for what it cannot tell."""
-        self.first_given = _mean(self.first_given, first_given)
-        self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
+    def end(self, early: bool, first_given: float, pool_seconds: float) -> None:
+        """Learn from a query whose pool is there; `first_given` is NaN if nothing was."""
+        if early:
+            self.first_given = _mean(self.first_given, first_given)
+            self.disturbed_seconds = _mean(self.disturbed_seconds, pool_seconds)
+        else:
+            self.pool_seconds = _mean(self.pool_seconds, pool_seconds)
         if self.small and self.large:
             # Medians: a busy machine makes some calls many times longer.
             small, large = np.array(self.small.copy()), np.array(self.large.copy())
@@ -410,6 +418,7 @@ class _Habits:
             many, slow = np.median(large, axis=0).tolist()
             each = max(slow - quick, 0.0) / (many - few)
             self.call_seconds = float(np.median(small[:, 1] - each * small[:, 0]))
+            self.few_seconds, self.many_seconds = each * few, slow
 
 
 def _mean(known: float, new: float) -> float:
