@@ -66,13 +66,17 @@ def plan(Kernels kernels, str scheme, const int64_t[:, ::1] pool, const uint64_t
     return duplicate if outcome == PlanOutcome.kDuplicate else -1
 
 
-def owners_of(Kernels kernels, const int64_t[::1] ids, const uint64_t[::1] key, size_t n_lanes, int32_t[::1] lanes):
-    """Fill lanes (n,) with what the scheme "owner" says of ids under a key (2,), each candidate for one lane."""
+def owners_of(Kernels kernels, const int64_t[::1] ids, const uint64_t[::1] key, size_t n_lanes, object share_below,
+              int32_t[::1] lanes):
+    """Fill lanes (n,) with what the scheme "owner" says of ids under a key (2,), -1 for what all lanes share.
+
+    share_below is as for `plan`.
+    """
     expect(n_lanes > 0 and key.shape[0] == 2 and lanes.shape[0] == ids.shape[0], "owners")
     cdef Ownership owner
     owner.n_lanes = n_lanes
-    owner.share_below = 0
-    owner.share_all = False
+    owner.share_all = share_below >= 2**64
+    owner.share_below = 0 if owner.share_all else share_below
     cdef size_t n = ids.shape[0]
     cdef const int64_t* candidate = &ids[0]
     cdef const uint64_t* word = &key[0]

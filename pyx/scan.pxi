@@ -377,12 +377,13 @@ cdef Output _answers(size_t n_queries, size_t k, float[:, ::1] distances, int64_
 def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, const int64_t[:, ::1] probes,
          const uint64_t[::1] allowed, size_t k, double eps0, size_t delta, float[:, ::1] distances,
          int64_t[:, ::1] ids, uint64_t[:, ::1] stats, size_t n_threads, size_t rerank=0, size_t n_probe=0,
-         size_t refine=0):
+         size_t refine=0, float radius=float("inf")):
     """Fill distances and ids (n, k) and stats (n, 3) by a scan of planes, the store's Blocks, Codes, Bits or
     Products.
 
     probes (n, n_probe) may be None for all lists, allowed (one bit a row) None for all rows. rerank is for
-    Bits and Products, refine for Bits with fine codes, n_probe for Products, which find the lists themselves.
+    Bits and Products, refine for Bits with fine codes, n_probe for Products, which find the lists themselves; radius,
+    beyond which nothing is answered, is for the others.
     """
     cdef Request request
     _request(store, queries, probes, allowed, eps0, delta, &request)
@@ -392,7 +393,7 @@ def scan(Kernels kernels, Store store, planes, const float[:, ::1] queries, cons
     request.refine = refine
     if n_probe > 0:
         request.n_probe = n_probe
-    request.radius = float("inf")
+    request.radius = radius
     _scan(kernels, store, planes, request, output, n_threads)
 
 

@@ -164,6 +164,33 @@ def test_threads_come_when_needed_stay_and_go_with_their_owner(flat, queries, ki
         assert not thread.is_alive()
 
 
+def test_threads_are_told_to_those_who_ask(flat, queries):
+    """Methods, whose classes are remembered, and callables; a lane's scorer has one of its own."""
+    told = []
+
+    class Asks:
+        def score(self, queries, ids, n_threads):
+            told.append(n_threads)
+            return flat.score(queries, ids)
+
+    class Other:
+        def score(self, queries, ids):
+            return flat.score(queries, ids)
+
+    def pool(queries, k_pool, n_threads):
+        told.append(n_threads)
+        return flat.search(queries, k_pool).ids
+
+    plain = flat.search(queries, N_LANES * K_LANE).ids
+    for scorer, expected in ((Asks(), {1, 3}), (Other(), {3}), (Asks(), {1, 3})):
+        told.clear()
+        options = {"n_lanes": N_LANES, "k_lane": K_LANE, "n_threads": 3}
+        with_threads = LaneSearch(pool, scorer, **options).search(queries, K)
+        assert set(told) == expected
+        without = LaneSearch(lambda Q, k: plain, scorer, **options).search(queries, K)
+        assert with_threads.ids.tolist() == without.ids.tolist()
+
+
 def test_an_owner_that_was_forked_begins_new_threads(flat, queries):
     executor = Threads(flat)
     search = search_in(flat, executor)

@@ -1,9 +1,13 @@
 """Judge lanes that score while the pool is still being found, beside pool first and lanes second.
 
-``python -m bench.lanes.streaming [--data-folder FOLDER] [--cache FOLDER] [--quick]`` asks one query
-a call. The scorer stands for a remote model: it sleeps 1 ms a candidate, or 1 ms a call whatever
-comes with it, and answers with exact distances. Everybody has four lanes, each a thread, and takes
-turns query by query. All times are wall clock. "Scoring begins" when the scorer is called first.
+``python -m bench.lanes.streaming --data-folder FOLDER [--cache FOLDER] [--index ivf] [--quick]``
+asks one query a call. The scorer stands for a remote model: it sleeps 1 ms a candidate, or 1 ms a
+call whatever comes with it, and answers with exact distances. Everybody has four lanes, each a
+thread, and takes turns query by query, in another order each time. Pool first and the same lanes
+second is measured twice: how far the two are apart is what the machine does by itself. All times
+are wall clock. "Scoring begins" when the scorer is called first. "Hand-over" is what two threads
+and a lock take in the same places: from its release to the first step of the thread that waited,
+while the one who released it walks on without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +39,14 @@ COSTS = ("candidate", "call")
 FILES = {"sift": "sift_300k.npz", "text": "text_60k.npz"}
 # One lane alone takes four times as long, and always the same.
 N_SINGLE = 5
+N_PROBE = 32
+N_WARM = 10
+# Seconds before each of those who are compared, so that all find the machine as the first one does.
+PAUSE = 0.002
 
-STREAM, BATCH, BALANCED = "stream", "pool, then the same lanes", "pool, then lanes, stratified"
+STREAM, EAGER = "stream", "stream, always early"
+BATCH, AGAIN = "pool, then the same lanes", "the same again"
+BALANCED = "pool, then lanes, stratified"
 NAIVE, SHARDS, SINGLE = "naive lanes, de-duplicated", "hash shards", "single wider index"
 
 
@@ -53,8 +65,39 @@ class Sleeping:
         return self.flat.score(queries, ids, n_threads=n_threads)
 
 
+class HandOver:
+    """Two threads and a lock: how long one that waits takes to begin when it is told to."""
+
+    def __init__(self) -> None:
+        self.go, self.back = threading.Lock(), threading.Lock()
+        self.go.acquire()
+        self.back.acquire()
+        self.began = 0.0
+        self.over = False
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        while True:
+            self.go.acquire()
+            self.began = time.perf_counter()
+            self.back.release()
+            if self.over:
+                return
+
+    def seconds(self, walk_on: Callable[[], object]) -> float:
+        told = time.perf_counter()
+        self.go.release()
+        walk_on()
+        self.back.acquire()
+        return self.began - told
+
+    def close(self) -> None:
+        self.over = True
+        self.go.release()
+
+
 class Workload:
-    """Rows, the graph over them, and one over each of as many shards as there are lanes."""
+    """Rows, and inverted lists of them, or a graph, and one more for each lane's shard."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         n_queries = options.queries
@@ -63,13 +106,25 @@ class Workload:
             found = data.vectors(found.name, found.base[:5000], found.queries)
         self.vectors = found
         self.flat = lw.Flat(found.base.shape[1], storage="f32").add(found.base)
-        self.graph = self._graph(found.name, found.base, options)
+        self.rows: list[np.ndarray] = []
+        self.shards: list[lw.HNSW] = []
+        if options.index == "ivf":
+            n_lists = round(len(found.base) ** 0.5)
+            cells = lw.IVF(found.base.shape[1], n_lists, n_threads=1).train(found.base)
+            self.index = cells.add(found.base)
+            return
+        self.index = self._graph(found.name, found.base, options)
         shard = np.random.default_rng(0).integers(0, N_LANES, len(found.base))
         self.rows = [np.flatnonzero(shard == lane) for lane in range(N_LANES)]
         self.shards = [
             self._graph(f"{found.name}-shard{lane}", found.base[rows], options)
             for lane, rows in enumerate(self.rows)
         ]
+
+    def asked(self, method: str, k_pool: int) -> functools.partial:
+        """Return a method of the index, with what a pool of that size takes."""
+        wide = {"n_probe": N_PROBE} if isinstance(self.index, lw.IVF) else {"ef": k_pool}
+        return functools.partial(getattr(self.index, method), **wide)
 
     def _graph(self, name: str, base: np.ndarray, options: argparse.Namespace) -> lw.HNSW:
         vectors = data.Vectors(name, base, self.vectors.queries, self.vectors.radius2)
@@ -92,31 +147,41 @@ class Race:
         self.workload, self.k_pool = workload, k_pool
         self.scorer = Sleeping(workload.flat, seconds, cost)
         executor = Threads(self.scorer)
-        self.stream = StreamSearch(
-            functools.partial(workload.graph.stream, ef=k_pool),
-            executor,
-            n_lanes=N_LANES,
-            k_pool=k_pool,
+        self.pool = workload.asked("pool", k_pool)
+        self.stream, self.eager = (
+            StreamSearch(
+                workload.asked("stream", k_pool),
+                executor,
+                n_lanes=N_LANES,
+                k_pool=k_pool,
+                early=early,
+            )
+            for early in ("auto", "always")
         )
         self.batch, self.balanced = (
             self._lanes(executor, scheme, k_lane)
             for scheme, k_lane in (("owner", k_pool), ("stratified", k_pool // N_LANES))
         )
         self.threads = ThreadPoolExecutor(N_LANES)
+        self.hand_over = HandOver()
         self.forget()
 
     def forget(self) -> None:
         """Begin anew: what came before was for warming up."""
-        self.times = {name: Times() for name in (STREAM, BATCH, BALANCED, NAIVE, SHARDS, SINGLE)}
-        self.results: list = []
-        self.begun: list[float] = []
+        names = [STREAM, EAGER, BATCH, AGAIN, BALANCED, NAIVE, SHARDS, SINGLE]
+        if not self.workload.shards:
+            names = [name for name in names if name not in (NAIVE, SHARDS)]
+        self.times = {name: Times() for name in names}
+        self.results: dict[str, list] = {STREAM: [], EAGER: []}
+        self.begun: dict[str, list[float]] = {STREAM: [], EAGER: []}
+        self.handed_over: list[float] = []
         self.pool_seconds: list[float] = []
         self.same_set: list[bool] = []
         self.same_answer: list[bool] = []
 
     def _lanes(self, executor: Threads, scheme: str, k_lane: int) -> LaneSearch:
         def pool(Q: np.ndarray, k_pool: int) -> np.ndarray:
-            return self.workload.graph.pool(Q, k_pool, ef=k_pool, n_threads=1)
+            return self.pool(Q, k_pool, n_threads=1)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # owner lanes have room for the whole pool
@@ -132,31 +197,43 @@ class Race:
 
     def ask(self, q: np.ndarray, turn: int) -> None:
         """Let everybody answer one query."""
+        time.sleep(PAUSE)
+        walk_on = functools.partial(self.pool, q, self.k_pool, n_threads=1)
+        self.handed_over.append(self.hand_over.seconds(walk_on))
+        time.sleep(PAUSE)
         began = time.perf_counter()
-        pool = self.workload.graph.pool(q, self.k_pool, ef=self.k_pool)
+        pool = self.pool(q, self.k_pool, n_threads=1)
         self.pool_seconds.append(time.perf_counter() - began)
-
-        self.scorer.first = np.inf
-        began = time.perf_counter()
-        got = self.stream.search(q, K)
-        self._note(STREAM, began, got.ids, int(got.scored[0]))
-        self.begun.append(self.scorer.first - began)
-        self.results.append(got)
-        self.same_set.append(bool((got.pool == pool).all()) and bool(got.complete[0]))
-
-        began = time.perf_counter()
-        batch = self.batch.search(q, K)
-        self._note(BATCH, began, batch.ids, self.k_pool)
-        self.same_answer.append(
-            bool((batch.ids == got.ids).all() and (batch.distances == got.distances).all())
-        )
+        compared = [STREAM, BATCH, EAGER, AGAIN]
+        answers = {}
+        for name in compared[turn % 4 :] + compared[: turn % 4]:
+            time.sleep(PAUSE)
+            if name in (BATCH, AGAIN):
+                began = time.perf_counter()
+                answers[name] = self.batch.search(q, K)
+                self._note(name, began, answers[name].ids, self.k_pool)
+                continue
+            self.scorer.first = np.inf
+            search = self.stream if name == STREAM else self.eager
+            began = time.perf_counter()
+            answers[name] = got = search.search(q, K)
+            self._note(name, began, got.ids, int(got.scored[0]))
+            self.begun[name].append(self.scorer.first - began)
+            self.results[name].append(got)
+            self.same_set.append(bool((got.pool == pool).all()) and bool(got.complete[0]))
+        batch = answers[BATCH]
+        for name in (STREAM, EAGER):
+            got = answers[name]
+            self.same_answer.append(
+                bool((batch.ids == got.ids).all() and (batch.distances == got.distances).all())
+            )
         for name, search in (
             (BALANCED, lambda: self.balanced.search(q, K).ids),
             (NAIVE, lambda: self._apart(q, None)),
             (SHARDS, lambda: self._apart(q, self.workload.shards)),
             (SINGLE, lambda: self._single(q)),
         ):
-            if name == SINGLE and turn >= N_SINGLE:
+            if name not in self.times or (name == SINGLE and turn >= N_SINGLE):
                 continue
             began = time.perf_counter()
             self._note(name, began, search(), self.k_pool)
@@ -172,7 +249,7 @@ class Race:
         n = self.k_pool // N_LANES
 
         def lane(r: int) -> tuple[np.ndarray, np.ndarray]:
-            graph = self.workload.graph if shards is None else shards[r]
+            graph = self.workload.index if shards is None else shards[r]
             ids = graph.pool(q, n, ef=n, n_threads=1)
             if shards is not None:
                 ids = np.where(ids >= 0, self.workload.rows[r][ids], -1)
@@ -183,11 +260,12 @@ class Race:
         return merge(distances, ids, K).ids
 
     def _single(self, q: np.ndarray) -> np.ndarray:
-        ids = self.workload.graph.pool(q, self.k_pool, ef=self.k_pool, n_threads=1)
+        ids = self.pool(q, self.k_pool, n_threads=1)
         return merge(self.scorer.score(q[np.newaxis], ids), ids, K).ids
 
     def close(self) -> None:
         self.stream.close()
+        self.hand_over.close()
         self.threads.shutdown()
 
 
@@ -203,6 +281,7 @@ def columns(results: list, name: str) -> np.ndarray:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.lanes.streaming")
     parser.add_argument("--workload", nargs="+", default=list(FILES), choices=list(FILES))
+    parser.add_argument("--index", default="hnsw", choices=("hnsw", "ivf"))
     parser.add_argument("--data-folder", type=Path, required=True)
     parser.add_argument("--cache", type=Path, help="keeps the graphs, which take minutes to build")
     parser.add_argument("--pools", type=int, nargs="+", default=list(POOLS))
@@ -226,18 +305,21 @@ def main() -> int:
 
 
 def judge(workload: Workload, cost: str, options: argparse.Namespace) -> None:
-    title = f"{workload.vectors.label}, {N_LANES} lanes, {format_time(options.seconds)} a {cost}"
+    title = (
+        f"{workload.vectors.label}, {options.index}, {N_LANES} lanes, "
+        f"{format_time(options.seconds)} a {cost}"
+    )
     streamed, latencies = [], []
     for k_pool in options.pools:
         race = Race(workload, k_pool, cost, options.seconds)
         queries = workload.vectors.queries
-        for q in queries[-3:]:  # threads begin, caches fill
+        for q in queries[-N_WARM:]:  # threads begin, caches fill, streams learn what calls take
             race.ask(q, N_SINGLE)
         race.forget()
         for turn, q in enumerate(queries):
             race.ask(q, turn)
         race.close()
-        streamed.append(stream_row(race))
+        streamed += [stream_row(race, name) for name in (STREAM, EAGER)]
         latencies += latency_rows(race)
     print(f"\n{title}: what streaming does\n")
     print(tabulate(streamed, headers="keys", disable_numparse=True, stralign="right"))
@@ -245,20 +327,28 @@ def judge(workload: Workload, cost: str, options: argparse.Namespace) -> None:
     print(tabulate(latencies, headers="keys", disable_numparse=True, stralign="right"), flush=True)
 
 
-def stream_row(race: Race) -> dict[str, str]:
-    results = race.results
+def stream_row(race: Race, name: str) -> dict[str, str]:
+    results = race.results[name]
     pool = np.array(race.pool_seconds)
-    begun = np.array(race.begun)
+    begun = np.array(race.begun[name])
+    handed_over = np.array(race.handed_over)
     waiting = columns(results, "most_waiting").max()
     scored, wasted = columns(results, "scored").sum(), columns(results, "wasted").sum()
+    began_early = columns(results, "early") > 0
+    given = columns(results, "time_to_first_candidate")
     return {
         "pool": str(race.k_pool),
+        "who": name,
         "same set": f"{np.mean(race.same_set):.3f}",
         "same answer": f"{np.mean(race.same_answer):.3f}",
         "pool alone": format_time(np.median(pool)),
-        "pool, streamed": format_time(np.median(columns(results, "pool_seconds"))),
+        "hand-over": format_time(np.median(handed_over)),
+        "/ pool": f"{np.median(handed_over) / np.median(pool):.2f}",
+        "began early": f"{began_early.mean():.2f}",
+        "first given": format_time(np.median(given)),
         "scoring begins": format_time(np.median(begun)),
-        "/ pool alone": f"{np.median(begun / pool):.2f}",
+        "/ pool alone": f"{np.median(begun) / np.median(pool):.2f}",
+        "best fifth": f"{np.quantile(begun, 0.2) / np.median(pool):.2f}",
         "first score": format_time(np.median(columns(results, "time_to_first_score"))),
         "early": f"{columns(results, 'early').sum() / scored:.3f}",
         "waste": f"{wasted / scored:.4f}",
@@ -283,7 +373,7 @@ def latency_rows(race: Race) -> list[dict[str, str]]:
                 "p50": format_time(np.median(seconds)),
                 "p99": format_time(np.quantile(seconds, 0.99)) if many else "",
                 "mean": format_time(seconds.mean()),
-                "beside the second": f"{1e3 * beside:+.2f} ms",
+                "beside the third": f"{1e3 * beside:+.2f} ms",
                 "scored": f"{np.mean(times.scored):.1f}",
                 "recall": f"{race.workload.vectors.recall(np.concatenate(times.ids)):.3f}",
                 "queries": str(len(seconds)),

@@ -268,6 +268,7 @@ def scan(
     rerank: int = 0,
     n_probe: int = 0,
     refine: int = 0,
+    radius: float = ...,
 ) -> None: ...
 def scan_within(
     kernels: Kernels,
@@ -362,7 +363,9 @@ def plan(
     counts: _I32,
     n_threads: int,
 ) -> int: ...
-def owners_of(kernels: Kernels, ids: _I64, key: _U64, n_lanes: int, lanes: _I32) -> None: ...
+def owners_of(
+    kernels: Kernels, ids: _I64, key: _U64, n_lanes: int, share_below: int, lanes: _I32
+) -> None: ...
 
 @disjoint_base
 class Graph:

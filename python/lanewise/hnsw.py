@@ -29,7 +29,7 @@ from lanewise.kernels import Kernels, get
 from lanewise.lanes.planning import check_lane, keys_of, share_below
 from lanewise.progress import Progress, reporting, say_nothing
 from lanewise.result import SearchResult
-from lanewise.streams import CandidateStream, Owners
+from lanewise.streams import CandidateStream, Owners, Walk
 from lanewise.threads import resolve_threads
 
 if TYPE_CHECKING:
@@ -695,6 +695,7 @@ class HNSW:
         rerank: int | None = None,
         eps0: float | None = None,
         n_lanes: int | None = None,
+        alpha: float = 1.0,
         key: Any = None,
     ) -> CandidateStream:
         """Search for one query step by step, so that candidates can be scored as they are found.
@@ -708,9 +709,10 @@ class HNSW:
         k_pool, ef, filter, rerank, eps0
             As for `pool`.
         n_lanes : int, optional
-            Say whose each candidate is, of so many lanes, by the scheme "owner" of `plan`.
-        key : optional
-            As for `pool`.
+            Say whose each candidate is, of so many lanes, by the scheme "owner" of `plan`, the only
+            one that can tell without the whole pool.
+        alpha, key
+            As for `pool`: below 1 some candidates are everybody's, which the key tells as well.
 
         Returns
         -------
@@ -738,26 +740,25 @@ class HNSW:
         asked = self._asked(query, "query", k_pool, ef, filter, rerank, eps0)
         if len(asked.queries) != 1:
             raise ValueError(f"query: expected one, got {len(asked.queries)}")
-        owners = None
-        if n_lanes is not None:
-            n_lanes = check_int(n_lanes, "n_lanes", low=1, high=2**16)
-            owners = Owners(keys_of(asked.queries, key)[0], n_lanes, self._kernels)
-        native = None
+        owners = Owners.asked(asked.queries, n_lanes, alpha, key, self._kernels)
+        walk = None
         if asked.n_found > 0:
             assert asked.snapshot.native is not None
             stored, rotated = asked.steering(1)
-            native = _native.GraphStream(
-                asked.snapshot.native,
-                self._kernels,
-                stored[0],
-                None if rotated is None else rotated[0],
-                asked.eps0,
-                asked.n_found,
-                asked.ef,
-                asked.rerank,
-                asked.allowed,
+            walk = Walk(
+                _native.GraphStream(
+                    asked.snapshot.native,
+                    self._kernels,
+                    stored[0],
+                    None if rotated is None else rotated[0],
+                    asked.eps0,
+                    asked.n_found,
+                    asked.ef,
+                    asked.rerank,
+                    asked.allowed,
+                )
             )
-        return CandidateStream(native, asked.k, asked.n_found, _STATS, owners)
+        return CandidateStream(walk, asked.k, asked.n_found, _STATS, owners)
 
     def _search(
         self,

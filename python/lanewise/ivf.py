@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lanewise.arrays import as_queries
+from lanewise.arrays import as_queries, check_int
+from lanewise.canonical import as_they_are, check_lengths, normalized
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
 from lanewise.lanes.planning import check_lane, keys_of, plan
@@ -16,6 +17,7 @@ from lanewise.lists import Lists
 from lanewise.progress import Progress
 from lanewise.result import SearchResult
 from lanewise.store import Rows
+from lanewise.streams import CandidateStream, Owners
 
 __all__ = ["IVF"]
 
@@ -247,4 +249,77 @@ class IVF(Lists):
         probes = np.ascontiguousarray(dealt.lane(lane))
         return self._rows.search(
             Q, k, probes=probes, filter=None, eps0=math.inf, n_threads=n_threads
+        )
+
+    def stream(
+        self,
+        query: Any,
+        k_pool: int,
+        *,
+        n_probe: int | None = None,
+        filter: Any = None,
+        n_lanes: int | None = None,
+        alpha: float = 1.0,
+        key: Any = None,
+        n_threads: int | None = None,
+    ) -> CandidateStream:
+        """Search for one query cell by cell, so that candidates can be scored as they are found.
+
+        Cells are read nearest first. After c of p cells the best c / p of the pool so far are
+        handed out: they are likely to stay. There are no `eps0` and `rerank`, whose answers depend
+        on what is scanned together.
+
+        Parameters
+        ----------
+        query : array-like of shape (dim,) or (1, dim)
+        k_pool, n_probe, n_threads
+            As for `pool`.
+        filter
+            As for `Flat.search`.
+        n_lanes, alpha, key
+            As for `HNSW.stream`.
+
+        Returns
+        -------
+        CandidateStream
+            To iterate over, or to `advance` by hand; its `finish` returns what `search` does, but
+            for `stats`: bounds are those of the cells before, not of the rows before.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As from `search`, if there is not just one query, or if storage is 'binary'.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lanewise as lw
+        >>> X = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32)
+        >>> index = lw.IVF(8, n_lists=20).train(X).add(X)
+        >>> with index.stream(X[0], 20, n_probe=6) as stream:
+        ...     first = stream.advance(1).ids
+        ...     pool = stream.finish().ids
+        >>> bool((pool == index.pool(X[0], 20, n_probe=6)).all()), len(first), int(first[0])
+        (True, 4, 0)
+        """
+        self._trained()
+        assert self._coarse is not None
+        asked = as_they_are(query, self.dim)
+        if asked is None:
+            asked = as_queries(query, "query", self.dim)
+            if self.metric != "cosine":
+                check_lengths(asked, "query")
+        if len(asked) != 1:
+            raise ValueError(f"query: expected one, got {len(asked)}")
+        k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
+        owners = Owners.asked(asked, n_lanes, alpha, key, self._rows.kernels)
+        Q = normalized(asked) if self.metric == "cosine" else asked
+        threads = self._rows.threads(n_threads)
+        return self._rows.stream(
+            Q,
+            k_pool,
+            probes=self._coarse.search(Q, self._as_n_probe(n_probe), n_threads=threads).ids[0],
+            filter=filter,
+            owners=owners,
+            n_threads=n_threads,
         )

@@ -34,6 +34,7 @@ from lanewise.planes import BlockPlanes, CodePlanes, Planes
 from lanewise.pq import ProductPlanes
 from lanewise.progress import Progress, say_nothing
 from lanewise.result import RangeResult, SearchResult
+from lanewise.streams import CandidateStream, Owners
 from lanewise.threads import resolve_threads
 
 __all__ = ["Rows", "check_arrays", "row_numbers"]
@@ -46,6 +47,8 @@ _MAX_PCA_DIM = 4_096
 _TRIALS = 64
 _NEIGHBORS = 10
 _STATS = ("candidates", "dimensions", "settled")
+# Dimensions that a stream looks at between two decisions, as a search does.
+_STREAM_DELTA = 32
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -491,6 +494,31 @@ class Rows:
             )
         return SearchResult(*_padded(distances, ids, k), _named(stats))
 
+    def stream(
+        self,
+        query: Floats,
+        k_pool: int,
+        *,
+        probes: Ids,
+        filter: Any,
+        owners: Owners | None,
+        n_threads: int | None,
+    ) -> CandidateStream:
+        """Scan the probed lists (n_probe,) one after another, for one canonical query (1, dim)."""
+        if self.storage == "binary":
+            raise ValueError(
+                "stream: storage 'binary' chooses among the candidates of all cells at once, "
+                "use 'f32' or 'sq8'"
+            )
+        snapshot = self.snapshot
+        allowed, n_allowed = self._allowed(snapshot, filter)
+        n_found = min(k_pool, n_allowed)
+        cells = None
+        if n_found > 0:
+            threads = self.threads(n_threads)
+            cells = _Cells(self.kernels, snapshot, allowed, query, n_found, probes, threads)
+        return CandidateStream(cells, k_pool, n_found, _STATS, owners)
+
     def within(
         self,
         Q: Floats,
@@ -843,6 +871,88 @@ def _float32_below(x: float) -> float:
         near = np.float32(x)
     # As Python floats: NumPy would compare both as float32.
     return float(np.nextafter(near, np.float32(-np.inf)) if float(near) > x else near)
+
+
+class _Cells:
+    """Lists scanned a few at a time, as the source of a stream, whose steps are lists.
+
+    After c of p lists it hands out the best c / p of what a pool has room for, so far: in lists
+    that are as near as those before, as many will go before a candidate as have gone already.
+    """
+
+    pace: tuple[int, ...] = (1, 3, 12, 48, 192)
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        snapshot: Snapshot,
+        allowed: Bits | None,
+        query: Floats,
+        k: int,
+        probes: Ids,
+        threads: int,
+    ) -> None:
+        self._kernels, self._snapshot, self._allowed = kernels, snapshot, allowed
+        self._query, self._k, self._probes, self._threads = query, k, probes, threads
+        self._n_read = 0
+        self._distances, self._ids = np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64)
+        self._given = np.empty(0, dtype=np.int64)
+        self._stats = _no_stats(1)
+
+    def advance(self, n: int) -> tuple[Floats, Ids]:
+        """See `lanewise.streams.Source`."""
+        probes = self._probes[self._n_read : self._n_read + n]
+        self._n_read += len(probes)
+        if len(probes) > 0:
+            self._scan(probes)
+        likely = -(-self._k * self._n_read // len(self._probes))
+        new = ~np.isin(self._ids[:likely], self._given)
+        distances, ids = self._distances[:likely][new], self._ids[:likely][new]
+        self._given = np.concatenate((self._given, ids))
+        return distances, ids
+
+    def _scan(self, probes: Ids) -> None:
+        """Find what further lists have among the nearest."""
+        assert self._snapshot.planes is not None
+        distances = np.empty((1, self._k), dtype=np.float32)
+        ids = np.empty((1, self._k), dtype=np.int64)
+        stats = _no_stats(1)
+        _native.scan(
+            self._kernels,
+            self._snapshot.store,
+            self._snapshot.planes,
+            self._query,
+            probes[np.newaxis],
+            self._allowed,
+            self._k,
+            math.inf,
+            _STREAM_DELTA,
+            distances,
+            ids,
+            stats,
+            self._threads,
+            radius=self.bound(),
+        )
+        self._stats += stats
+        found = ids[0] >= 0
+        distances = np.concatenate((self._distances, distances[0][found]))
+        ids = np.concatenate((self._ids, ids[0][found]))
+        nearest = np.lexsort((ids, distances))[: self._k]
+        self._distances, self._ids = distances[nearest], ids[nearest]
+
+    def ended(self) -> bool:
+        """See `lanewise.streams.Source`."""
+        return self._n_read == len(self._probes)
+
+    def bound(self) -> float:
+        """See `lanewise.streams.Source`."""
+        return float(self._distances[-1]) if len(self._ids) == self._k else math.inf
+
+    def answer(self, distances: Floats, ids: Ids, stats: Bits) -> None:
+        """See `lanewise.streams.Source`."""
+        distances[:], ids[:] = np.inf, -1
+        distances[: len(self._ids)], ids[: len(self._ids)] = self._distances, self._ids
+        stats[:] = self._stats[0]
 
 
 def _padded(distances: Floats, ids: Ids, k: int) -> tuple[Floats, Ids]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import multiprocessing
 import os
@@ -113,7 +114,8 @@ class Threads:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        # A token for each thread that waits: a semaphore, at a small part of the price.
+        self._idle: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._n_threads = 0
         # Threads know the queue alone, so that they end with their owner.
         self._end = weakref.finalize(self, self._jobs.put, None)
@@ -126,7 +128,9 @@ class Threads:
             self._start()
         future = _Stoppable()
         self._jobs.put((future, self.scorer, queries, ids))
-        if not self._idle.acquire(blocking=False):
+        try:
+            self._idle.get_nowait()
+        except queue.Empty:
             with self._lock:
                 if self._n_threads < self.most_threads:
                     self._n_threads += 1
@@ -161,7 +165,7 @@ class _Stoppable(Future[Any]):
         return super().cancel()
 
 
-def _work(jobs: queue.SimpleQueue[Any], idle: threading.Semaphore) -> None:
+def _work(jobs: queue.SimpleQueue[Any], idle: queue.SimpleQueue[None]) -> None:
     while True:
         job = jobs.get()
         if job is None:
@@ -175,7 +179,7 @@ def _work(jobs: queue.SimpleQueue[Any], idle: threading.Semaphore) -> None:
                 future.set_exception(error)
         # Nothing of a search may live on in a thread that waits.
         del job, future, scorer, queries, ids
-        idle.release()
+        idle.put(None)
 
 
 def score_lane(scorer: Any, queries: Any, ids: Ids, future: _Stoppable | None = None) -> Any:
@@ -387,13 +391,21 @@ def _score_here(queries: Any, ids: Ids) -> Any:
 def call(source: Any, method: str, *arguments: Any, n_threads: int | None, **named: Any) -> Any:
     """Call an index's method, or a callable itself; threads are told to those who ask for them."""
     function = getattr(source, method, source)
-    try:
-        takes_threads = "n_threads" in inspect.signature(function).parameters
-    except ValueError:  # a callable of C code that does not tell
-        takes_threads = False
-    if takes_threads:
+    # A method is its class's, so that remembering it holds on to no object.
+    plain = getattr(function, "__func__", None)
+    if _takes_threads(function) if plain is None else _method_takes_threads(plain):
         named["n_threads"] = n_threads
     return function(*arguments, **named)
+
+
+def _takes_threads(function: Callable[..., Any]) -> bool:
+    try:
+        return "n_threads" in inspect.signature(function).parameters
+    except ValueError:  # a callable of C code that does not tell
+        return False
+
+
+_method_takes_threads = functools.lru_cache(_takes_threads)
 
 
 def check_scores(scored: Any, ids: Ids) -> Floats:

@@ -27,6 +27,10 @@ __all__ = ["SCHEMES", "Plan", "Setting", "plan", "query_keys"]
 
 SCHEMES = ("permute", "stratified", "owner")
 
+# What keys are made of, on every machine.
+_FLOAT32, _WORD = np.dtype("<f4"), np.dtype("<u8")
+_MINUS_ZERO = np.array([-0.0], dtype=_FLOAT32).tobytes()
+
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -132,16 +136,25 @@ def query_keys(queries: Any) -> Keys:
     >>> bool((query_keys([0.0, 1.0]) == query_keys([-0.0, 1.0])).all())
     True
     """
-    vectors = as_queries(queries, "queries", own_dimension(queries))
-    # Adding +0 turns -0 into +0 and changes nothing else.
-    rows = (vectors + np.float32(0)).astype("<f4")
-    digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
-    return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+    return _digests(as_queries(queries, "queries", own_dimension(queries)))
+
+
+def _digests(vectors: Floats) -> Keys:
+    data = vectors.astype(_FLOAT32, copy=False).tobytes()
+    if _MINUS_ZERO in data:
+        # Adding +0 turns -0 into +0 and changes nothing else.
+        data = (vectors + np.float32(0)).astype(_FLOAT32, copy=False).tobytes()
+    step = max(4 * vectors.shape[1], 1)
+    digests = b"".join(
+        hashlib.blake2b(data[at : at + step], digest_size=16).digest()
+        for at in range(0, len(data), step)
+    )
+    return np.frombuffer(digests, dtype=_WORD).reshape(-1, 2).astype(np.uint64)
 
 
 def keys_of(queries: Floats, key: Any) -> Keys:
-    """Return the words of each query's key, shape (n_queries, 2): its own if `key` is None."""
-    return query_keys(queries) if key is None else as_keys(key, len(queries))
+    """Return the words of each validated query's key, shape (n_queries, 2), its own for None."""
+    return _digests(queries) if key is None else as_keys(key, len(queries))
 
 
 def check_lane(lane: Any, n_lanes: Any) -> tuple[int, int]:
