@@ -286,6 +286,21 @@ def test_predicts_what_really_running_gives(path, rng, logged):
         assert abs(found.recall - really.mean()) < error
 
 
+def test_the_error_says_how_far_other_logs_would_be(tmp_path, rng):
+    """The luck of the logged lanes is part of it: drawing them again and again removes none."""
+    n_logs, n_queries, share = 40, 30, 0.5
+    found = []
+    for i in range(n_logs):
+        masks = np.repeat(rng.random((n_queries, 1)) < share, M, axis=1)
+        found.append(replay(write(tmp_path / f"{i}.jsonl", masks), settings()))
+    spread = np.std([one.recall for one in found], ddof=1)
+    error = np.sqrt(np.mean([one.recall_error**2 for one in found]))
+    # The standard error of a spread of n is 1 / sqrt(2 n - 2) of it.
+    assert spread == pytest.approx(error, rel=4 / np.sqrt(2 * (n_logs - 1)))
+    # All lanes or none: all is found or nothing.
+    assert error > 0.9 * np.sqrt(share * (1 - share) / n_queries)
+
+
 def test_agrees_with_the_law(path, rng):
     masks = lanes_on_time(rng, 320)
     records = write(path, masks)

@@ -9,6 +9,7 @@ not from the complete ones alone, which are often complete only because all lane
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,8 +48,9 @@ class Replay:
     recall : float
         Share of the best k of all known scores that is answered.
     recall_error : float
-        Its standard error, from how much the judged queries differ; what the logged lanes did by
-        chance comes on top, and is common to all settings.
+        Its standard error: from how much the judged queries differ, and from how much lanes do,
+        as if those of one query were independent of those of the next. Settings share both, so that
+        their differences are known better.
     recall_p5 : float
         The 5th percentile over queries and draws.
     label_recall : float or None
@@ -314,7 +316,13 @@ class _Judged:
     ) -> Replay:
         per_query = found.mean(axis=1)
         recall = min(1.0, float(self.weight @ per_query))
-        error = float(np.sqrt((self.weight**2) @ (per_query - recall) ** 2))
+        variance = float((self.weight**2) @ (per_query - recall) ** 2)
+        if found.shape[1] > 1:
+            # However often lanes are drawn, they are those of the log, and their luck remains.
+            # (With one draw each query has its own, which the queries' differences contain.)
+            n_lanes_drawn = min(self.n_queries, found.size)
+            variance += float(self.weight @ found.var(axis=1, ddof=1)) / n_lanes_drawn
+        error = math.sqrt(variance)
         weights = np.repeat(self.weight / found.shape[1], found.shape[1])
         order = np.argsort(found.reshape(-1), kind="stable")
         at = int(np.searchsorted(np.cumsum(weights[order]), 0.05 - 1e-9))
