@@ -296,10 +296,10 @@ def test_lanes_that_collect_teach_no_ranks():
 
 
 def test_many_lanes_and_large_batches():
-    """Chances of hundreds of lanes are products that no double holds."""
-    n = 600
+    """Chances of thousands of lanes are products that no double holds."""
+    n = 3000
     lanes = controller_module._Lanes(Controller([Setting(n, 1)]))
-    done = np.random.default_rng(1).random((5000, n, 1)) < 0.5
+    done = np.random.default_rng(1).random((500, n, 1)) < 0.5
     assert np.isfinite(lanes.learn(done))
     assert lanes.on_time(n).share == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(100 * n))
 

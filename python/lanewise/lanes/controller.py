@@ -524,7 +524,9 @@ class _Lanes:
 
     def have_changed(self) -> bool:
         """Whether lanes are now likely to have changed of late; true once for each change."""
-        return sum(known.has_changed() for known in self.known.values()) > 0
+        # All are asked, as each remembers what it has said.
+        changed = [known.has_changed() for known in self.known.values()]
+        return any(changed)
 
     @property
     def age(self) -> int:
@@ -575,10 +577,11 @@ class _Beginnings:
         """Learn from (n_queries, n_lanes, depth), one step; return the logarithm of its chance."""
         self._begin()
         counts = count_lanes(done)
-        chance = np.exp(np.log(self._foretell()) @ counts[-1])
-        evidence = self.weights * chance
-        foretold = float(evidence.sum())
-        self.weights = evidence / foretold
+        # Chances of many lanes are smaller than any double; only their logarithms are not.
+        told = self._foretell() @ counts[-1] + np.log(np.maximum(self.weights, 1e-300))
+        most = float(told.max())
+        evidence = np.exp(told - most)
+        self.weights = evidence / evidence.sum()
         n = len(done)
         kept = np.minimum(1.0, np.maximum(self.memory - n, 0) / np.maximum(self.n_averaged, 1e-300))
         self.counts = self.counts * kept[:, np.newaxis, np.newaxis] + n * counts
@@ -587,7 +590,7 @@ class _Beginnings:
         self.n_averaged = self.n_averaged * kept + n
         self.n_seen += n
         self._on_time = None
-        return math.log(foretold)
+        return most + math.log(float(evidence.sum()))
 
     def _begin(self) -> None:
         """Let lanes have changed just now, too; where there are too many, the least likely goes."""
@@ -608,15 +611,18 @@ class _Beginnings:
         self.pairs = np.concatenate((self.pairs, np.zeros((1, self.pairs.shape[1]))))
 
     def _foretell(self) -> Doubles:
-        """Chance of each number of lanes on time, whole ones, shape (n_beginnings, 2, n + 1)."""
+        """Logarithms of the chances of each number of lanes on time as a whole.
+
+        Shape (n_beginnings, 2, n_lanes + 1), as the weights.
+        """
         n, counts, total = self.n_lanes, self.counts[:, -1], self.n_averaged[:, np.newaxis]
         j = np.arange(n + 1)
         good = _PRIOR_LANES + counts @ j
         bad = _PRIOR_LANES + counts @ (n - j)
         # Beta-binomial: logarithms of x (x + 1) (x + 2) ... in the places of 0, 1, 2, ... factors.
         good, bad, both = (_log_rising(x, n) for x in (good, bad, good + bad))
-        apart = np.exp(_log_choices(n) + good + bad[:, ::-1] - both[:, -1:])
-        together = (_PRIOR_QUERIES / (n + 1) + counts) / (_PRIOR_QUERIES + total)
+        apart = _log_choices(n) + good + bad[:, ::-1] - both[:, -1:]
+        together = np.log((_PRIOR_QUERIES / (n + 1) + counts) / (_PRIOR_QUERIES + total))
         return np.stack((apart, together), axis=1)
 
     def has_changed(self) -> bool:
