@@ -5,8 +5,14 @@
 First with SIMULATED lateness: `LaneSearch` runs with one setting and writes a log, of which a tenth
 are shadow records; the replay predicts every other setting, and `LaneSearch` then really runs with
 each, on other queries of the same kind and another draw of the same lateness. Recall is the share
-of the full pool's answer. Then in real time: a scorer in threads that takes as long as it likes,
-and a deadline that leaves lanes half done.
+of the full pool's answer. Two draws differ by luck, which is most of what "points" show; the error
+beside them says how much. "Same lanes" leaves the luck out: really run with the very lanes that
+were late in the log, on its queries.
+
+Then in real time: a scorer in threads that takes as long as it likes, and a deadline that leaves
+lanes half done. Each query is searched with the setting that is logged and with all others, one
+after the other and each first in turn, so that they meet the same phases of the machine; the error
+of the difference is that of a jackknife which leaves out twenty blocks of queries in turn.
 """
 
 from __future__ import annotations
@@ -40,6 +46,7 @@ OTHERS = (*candidates(M, B), Setting(2, 32), Setting(8, 8), Setting(8, 8, head=8
 SHADOW = 0.1
 REPEATS = 3
 SECONDS = 0.02  # deadline of lanes in real time
+BLOCKS = 20
 
 
 class Runner:
@@ -80,9 +87,11 @@ class Runner:
         return found
 
 
-def lateness(schedule: Schedule, n_lanes: int, rng: np.random.Generator) -> np.ndarray:
+def lateness(
+    schedule: Schedule, n_lanes: int, rng: np.random.Generator, first: np.ndarray | None = None
+) -> np.ndarray:
     """Draw for any number of lanes: further ones are as the first, and late with them."""
-    on_time = schedule.draw(rng)
+    on_time = schedule.draw(rng) if first is None else first
     while on_time.shape[1] < n_lanes:
         more = schedule.draw(rng)
         together = schedule.together[:, None]
@@ -90,15 +99,22 @@ def lateness(schedule: Schedule, n_lanes: int, rng: np.random.Generator) -> np.n
     return on_time[:, :n_lanes]
 
 
-def simulated(world: World, options: argparse.Namespace, folder: Path) -> list[float]:
-    """Print predictions beside reality for all schedules; return the differences in points."""
+Difference = tuple[float, float, float | None]
+
+
+def simulated(world: World, options: argparse.Namespace, folder: Path) -> list[Difference]:
+    """Print predictions beside reality for all schedules.
+
+    Return the differences in points, their errors, and the differences with the same lanes.
+    """
     runner = Runner(world)
     rng = np.random.default_rng(options.seed)
     differences = []
     for schedule in schedules(options.length, options.seed):
         path = folder / f"{schedule.name}.jsonl"
         queries = rng.integers(len(world.pool), size=options.length)
-        _write(path, runner, queries, schedule.draw(rng))
+        late_so = schedule.draw(rng)
+        _write(path, runner, queries, late_so)
         began = time.perf_counter()
         records = read_log(path)
         reading = time.perf_counter() - began
@@ -119,8 +135,12 @@ def simulated(world: World, options: argparse.Namespace, folder: Path) -> list[f
                     for _ in range(REPEATS)
                 ]
             )
-            difference = 100 * (predicted.recall - found.mean())
-            differences.append(difference)
+            again = lateness(schedule, setting.n_lanes, rng, late_so)
+            same = 100 * (predicted.recall - runner.really(setting, queries, again).mean())
+            error = found.std() / np.sqrt(len(found))
+            points = 100 * (predicted.recall - found.mean())
+            points_error = 100 * float(np.hypot(predicted.recall_error, error))
+            differences.append((points, points_error, same))
             logged = " (logged)" if setting == LOGGED else ""
             rows.append(
                 [
@@ -128,8 +148,10 @@ def simulated(world: World, options: argparse.Namespace, folder: Path) -> list[f
                     predicted.recall,
                     predicted.recall_error,
                     found.mean(),
-                    found.std() / np.sqrt(len(found)),
-                    difference,
+                    error,
+                    points,
+                    points_error,
+                    same,
                     predicted.recall_p5,
                     np.quantile(found, 0.05),
                 ]
@@ -173,8 +195,8 @@ class Slow:
         return self._exact(query, ids)
 
 
-def in_real_time(world: World, options: argparse.Namespace, folder: Path) -> list[float]:
-    """Print predictions beside reality for lanes that a deadline cuts."""
+def in_real_time(world: World, options: argparse.Namespace, folder: Path) -> list[Difference]:
+    """Print predictions beside reality for lanes that a deadline cuts; return as `simulated`."""
     runner = Runner(world)
     rng = np.random.default_rng(options.seed)
     flat = world.flat
@@ -182,47 +204,73 @@ def in_real_time(world: World, options: argparse.Namespace, folder: Path) -> lis
     def score(query: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return flat.score(query[None], ids[None], n_threads=1)[0]
 
-    def run(setting: Setting) -> Iterator[tuple[int, LaneResult]]:
-        chosen = [0]
-        search = LaneSearch(
-            lambda Q, k_pool: world.pool[chosen],
-            Threads(Slow(score, options.seed)),
-            k_pool=K_POOL,
-            deadline=SECONDS,
-            step=4,
-        )
-        for query in rng.integers(len(world.pool), size=options.real_time).tolist():
-            chosen[0] = query
-            yield query, search.search(world.queries[query], K, setting=setting)
-        search.close()
-
+    chosen = [0]
+    search = LaneSearch(
+        lambda Q, k_pool: world.pool[chosen],
+        Threads(Slow(score, options.seed)),
+        k_pool=K_POOL,
+        deadline=SECONDS,
+        step=4,
+    )
+    settings = candidates(M, B)
     path = folder / "real.jsonl"
+    queries = rng.integers(len(world.pool), size=options.real_time).tolist()
+    found = np.empty((len(settings), len(queries)))
+    # The last is the search that is logged.
+    turns = len(settings) + 1
     with QueryLog(path) as log:
-        for query, result in run(LOGGED):
-            name = CLASSES[world.classes[query]]
-            log.write(result, query_class=name, pool_distances=runner.exact[query][None])
+        for place, query in enumerate(queries):
+            chosen[0] = query
+            for turn in range(turns):
+                at = (place + turn) % turns
+                setting = settings[at] if at < len(settings) else LOGGED
+                result = search.search(world.queries[query], K, setting=setting)
+                if at < len(settings):
+                    found[at, place] = runner.recall(result, [query])[0]
+                else:
+                    name = CLASSES[world.classes[query]]
+                    exact = runner.exact[query][None]
+                    log.write(result, query_class=name, pool_distances=exact)
+    search.close()
     records = read_log(path)
     rows = []
-    for setting in candidates(M, B):
+    blocks = np.arange(len(records)) * BLOCKS // len(records)
+    parts = [np.flatnonzero(blocks != block) for block in np.unique(blocks)]
+    left_out = np.empty((len(settings), len(parts)))
+    for i, setting in enumerate(settings):
         predicted = replay(records, setting, deadline=SECONDS)
-        found = np.array([runner.recall(result, [query])[0] for query, result in run(setting)])
+        for part, kept in enumerate(parts):
+            fewer = replay([records[at] for at in kept], setting, deadline=SECONDS)
+            left_out[i, part] = 100 * (fewer.recall - found[i, kept].mean())
         rows.append(
             [
                 describe(setting) + (" (logged)" if setting == LOGGED else ""),
                 predicted.recall,
                 predicted.recall_error,
-                found.mean(),
-                found.std() / np.sqrt(len(found)),
-                100 * (predicted.recall - found.mean()),
+                found[i].mean(),
+                found[i].std() / np.sqrt(len(queries)),
+                100 * (predicted.recall - found[i].mean()),
+                _jackknife(left_out[i]),
+                None,
                 predicted.recall_p5,
-                np.quantile(found, 0.05),
+                np.quantile(found[i], 0.05),
             ]
         )
     print(f"\n{world.name}, real time: threads that sleep, {SECONDS:g} s, 4 candidates a step")
     _print(rows)
     on_time = np.mean([lane.on_time for record in records for lane in record.lanes])
-    print(f"{len(records):,} records, {on_time:.1%} of their lanes on time")
-    return [row[5] for row in rows]
+    mean = np.mean([row[5] for row in rows])
+    print(
+        f"{len(records):,} records, {on_time:.1%} of their lanes on time; all settings together: "
+        f"{mean:+.2f} +- {_jackknife(left_out.mean(axis=0)):.2f} points"
+    )
+    return [(row[5], row[6], None) for row in rows]
+
+
+def _jackknife(left_out: np.ndarray) -> float:
+    """Return the standard error, from the same figure without each block in turn."""
+    n = len(left_out)
+    return float(np.sqrt((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2)))
 
 
 def _print(rows: list[list]) -> None:
@@ -233,10 +281,12 @@ def _print(rows: list[list]) -> None:
         "really run",
         "+-",
         "points",
+        "+-",
+        "same lanes,\npoints",
         "predicted p5",
         "really p5",
     ]
-    formats = ("", ".4f", ".4f", ".4f", ".4f", ".2f", ".2f", ".2f")
+    formats = ("", ".4f", ".4f", ".4f", ".4f", ".2f", ".2f", ".2f", ".2f", ".2f")
     print(tabulate(rows, headers, floatfmt=formats))
 
 
@@ -245,8 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--length", type=int, default=6000, help="queries of a schedule")
     add("--real-time", type=int, default=1000, metavar="N", help="queries in real time; 0 for none")
     options = made.parse_args(arguments)
-    differences: list[float] = []
-    real: list[float] = []
+    differences: list[Difference] = []
+    real: list[Difference] = []
     for world in worlds(options):
         # A log that is there is gone on with, so each set of vectors has its own.
         with tempfile.TemporaryDirectory() as folder:
@@ -255,12 +305,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 real += in_real_time(world, options, Path(folder))
     for name, found in (("simulated lateness", differences), ("real time", real)):
         if found:
-            size = np.abs(found)
+            points, errors, same = (list(column) for column in zip(*found, strict=True))
+            size = np.abs(points)
             print(
                 f"\n{name}: predicted within one point for {100 * np.mean(size <= 1):.0f} % of "
                 f"{len(found)} settings; {np.mean(size):.2f} points apart on average, "
-                f"{size.max():.2f} at most"
+                f"{size.max():.2f} at most; within two standard errors "
+                f"{100 * np.mean(size <= 2 * np.array(errors)):.0f} %"
             )
+            if None not in same:
+                size = np.abs(same)
+                print(
+                    f"with the same lanes late: {100 * np.mean(size <= 1):.0f} % within one point, "
+                    f"{np.mean(size):.2f} apart on average, {size.max():.2f} at most"
+                )
     return 0
 
 

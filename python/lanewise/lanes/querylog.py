@@ -216,13 +216,13 @@ class QueryLog:
         n_queries = len(result.pool)
         if labels is not None and len(labels) != n_queries:
             raise ValueError(f"labels: expected them for {n_queries} queries, got {len(labels)}")
-        seen, distances = _known(result, pool_distances)
-        chosen = range(n_queries)
+        chosen = np.arange(n_queries)
         if queries is not None:
-            chosen = as_vector_ids(queries, "queries", upper=n_queries).tolist()
+            chosen = as_vector_ids(queries, "queries", upper=n_queries)
+        seen, distances = _known(result, pool_distances, chosen)
         lines = [
-            _line(result, i, query_class, None if labels is None else labels[i], seen, distances)
-            for i in chosen
+            _line(result, i, query_class, None if labels is None else labels[i], near, far)
+            for i, near, far in zip(chosen.tolist(), seen, distances, strict=True)
         ]
         with self._lock:
             if self._stream is None:
@@ -310,10 +310,15 @@ def _mend(stream: IO[bytes], where: str) -> None:
     stream.seek(0, os.SEEK_END)
 
 
-def _known(result: Any, pool_distances: Any) -> tuple[Any, Any]:
-    """Which ranks have distances, and those."""
+def _known(result: Any, pool_distances: Any, chosen: Ids) -> tuple[Any, Any]:
+    """Which ranks of the chosen queries have distances, and those."""
     if pool_distances is None:
-        return scored_by_rank(result.pool, result.plan.ids, result.scored, result.lane_distances)
+        return scored_by_rank(
+            result.pool[chosen],
+            result.plan.ids[chosen],
+            result.scored[chosen],
+            result.lane_distances[chosen],
+        )
     given = as_ndarray(pool_distances, "pool_distances")
     if given.dtype.kind not in "fiu":
         raise TypeError(f"pool_distances: expected numbers, got dtype {given.dtype}")
@@ -326,11 +331,11 @@ def _known(result: Any, pool_distances: Any) -> tuple[Any, Any]:
     if np.isnan(given[there]).any():
         raise ValueError("pool_distances: expected no NaN, got one")
     with np.errstate(over="ignore"):
-        return there, given.astype(np.float32).astype(np.float64)
+        return there[chosen], given[chosen].astype(np.float32).astype(np.float64)
 
 
 def _line(
-    result: Any, i: int, query_class: str | None, labels: Iterable[int] | None, seen: Any, far: Any
+    result: Any, i: int, query_class: str | None, labels: Iterable[int] | None, near: Any, far: Any
 ) -> str:
     planned = result.plan
     setting = Setting(
@@ -339,7 +344,7 @@ def _line(
     low, high = result.keys[i].tolist()
     ids = result.pool[i]
     scored = result.scored[i].sum(axis=1).tolist()
-    distances = [_number(x) for x in far[i][seen[i]].astype(np.float32)]
+    distances = [_number(x) for x in far[near].astype(np.float32)]
     record = {
         "v": VERSION,
         "key": f"{low | high << 64:032x}",
@@ -357,7 +362,7 @@ def _line(
             }
             for lane, count in zip(result.lanes, planned.counts[i].tolist(), strict=True)
         ],
-        "scored": {"ids": ids[seen[i]].tolist(), "distances": distances},
+        "scored": {"ids": ids[near].tolist(), "distances": distances},
         "final": result.ids[i][result.ids[i] >= 0].tolist(),
         "labels": None if labels is None else as_vector_ids(list(labels), f"labels[{i}]").tolist(),
     }

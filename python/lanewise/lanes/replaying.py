@@ -9,6 +9,7 @@ not from the complete ones alone, which are often complete only because all lane
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from lanewise.lanes.ranks import pool_ranks
 from lanewise.lanes.running import share
 
 __all__ = ["Replay", "as_logged", "logged_setting", "on_time_of", "rank_shares", "replay"]
+
+# Queries over which is averaged what the lanes of one query have in common.
+_NEARBY = 400
 
 Bools = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
@@ -47,8 +51,9 @@ class Replay:
     recall : float
         Share of the best k of all known scores that is answered.
     recall_error : float
-        Its standard error, from how much the judged queries differ; what the logged lanes did by
-        chance comes on top, and is common to all settings.
+        Its standard error: from how much the judged queries differ, and from how much lanes do,
+        as if those of one query were independent of those of the next. Settings share both, so that
+        their differences are known better.
     recall_p5 : float
         The 5th percentile over queries and draws.
     label_recall : float or None
@@ -109,7 +114,8 @@ def replay(
     -----
     A lane that was late is taken to have scored as many candidates as it did. Where the setting has
     more lanes than a logged query had, the lanes of the queries after it join in, so that what
-    lanes have in common at one time is kept.
+    lanes have in common at one time is kept; or its own do once more, as often as is needed to keep
+    what they have in common in one query.
 
     Classes count as often as they are logged, however many of their queries are complete.
 
@@ -133,8 +139,9 @@ def replay(
     donors = _draw_donors(records, judged.index, n_draws, seed)
     found, labelled, done, in_time = [], [], [], []
     place = np.arange(setting.k_lane)
-    for donor in donors.T:
-        reached, on_time = logged.outcomes(donor, planned.counts, deadline)
+    drawn = draws.uniforms(seed, "replay", donors.size, stream=1).reshape(donors.T.shape)
+    for donor, chance in zip(donors.T, drawn, strict=True):
+        reached, on_time = logged.outcomes(donor, chance, planned.counts, deadline)
         scored = there & (place < reached[:, :, np.newaxis])
         seen = _at_ranks(ranks, scored, judged.pool.shape[1]) & judged.known
         found.append(judged.recall(seen))
@@ -314,7 +321,13 @@ class _Judged:
     ) -> Replay:
         per_query = found.mean(axis=1)
         recall = min(1.0, float(self.weight @ per_query))
-        error = float(np.sqrt((self.weight**2) @ (per_query - recall) ** 2))
+        variance = float((self.weight**2) @ (per_query - recall) ** 2)
+        if found.shape[1] > 1:
+            # However often lanes are drawn, they are those of the log, and their luck remains.
+            # (With one draw each query has its own, which the queries' differences contain.)
+            n_lanes_drawn = min(self.n_queries, found.size)
+            variance += float(self.weight @ found.var(axis=1, ddof=1)) / n_lanes_drawn
+        error = math.sqrt(variance)
         weights = np.repeat(self.weight / found.shape[1], found.shape[1])
         order = np.argsort(found.reshape(-1), kind="stable")
         at = int(np.searchsorted(np.cumsum(weights[order]), 0.05 - 1e-9))
@@ -365,24 +378,50 @@ class _LoggedLanes:
         classes = np.array([names[one.query_class] for one in records])
         order = np.lexsort((np.arange(len(records)), classes))
         self.next = np.empty(len(records), dtype=np.int64)
+        self.together = np.zeros(len(records))
         # Behind the last of a class comes its first.
         for number in range(len(names)):
             own = order[classes[order] == number]
             self.next[own] = np.roll(own, -1)
+            self.together[own] = self._together(own)
+
+    def _together(self, own: Ids) -> Doubles:
+        """Chance with which further lanes of a query repeat its own, instead of the next query's.
+
+        It is such that two lanes of one query have as often the same fate as two of those logged
+        nearby: lanes that are late together remain so, however many there are. What they have in
+        common by chance alone, within two standard errors, does not count.
+        """
+        done, n = self.on_time[own].astype(np.float64), self.n_lanes[own]
+        after = np.roll(done, -1, axis=0)
+        n_pairs = np.maximum(n * (n - 1), 1)
+        n_done, n_after, same = done.sum(axis=1), after.sum(axis=1), (done * after).sum(axis=1)
+        within = n_done * (n_done - 1) / n_pairs
+        between = (n_done * n_after - same) / n_pairs
+        usable = (n > 1) & (n == np.roll(n, -1))
+        excess = np.where(usable, within - between, 0.0)
+        alone = np.where(usable, (n_done - same) / n, 0.0)
+        common, square, fate = (_nearby(x) for x in (excess, excess**2, alone))
+        error = np.sqrt(np.maximum(square - common**2, 0.0) / min(len(own), _NEARBY))
+        known = (common > 2 * error) & (n > 1)
+        share = n * common / np.maximum(np.maximum(fate, 0.0) + (n - 1) * common, 1e-300)
+        chance: Doubles = np.where(known, np.minimum(share, 1.0), 0.0)
+        return chance
 
     def outcomes(
-        self, donor: Ids, counts: npt.NDArray[np.int32], deadline: float | None
+        self, donor: Ids, drawn: Doubles, counts: npt.NDArray[np.int32], deadline: float | None
     ) -> tuple[Ids, Bools]:
         """How many candidates each lane gets to, and whether these are all.
 
-        Lane l does what lane l of the donor did; behind the donor's last lane come those of the
-        query after it.
+        Lane l does what lane l of the donor did; behind the donor's last lane come its own again,
+        if less is drawn than the chance that they are late together, or those of the query after.
         """
+        repeats = drawn < self.together[donor]
         reached = np.empty(counts.shape, dtype=np.int64)
         lane = np.zeros(len(donor), dtype=np.int64)
         for column in range(counts.shape[1]):
             over = lane >= self.n_lanes[donor]
-            donor = np.where(over, self.next[donor], donor)
+            donor = np.where(over & ~repeats, self.next[donor], donor)
             lane = np.where(over, 0, lane)
             planned = self.planned[donor, lane]
             all_of = counts[:, column].astype(np.int64)
@@ -396,6 +435,15 @@ class _LoggedLanes:
             reached[:, column] = np.where(self.on_time[donor, lane], all_of, late)
             lane += 1
         return reached, reached >= counts
+
+
+def _nearby(x: Doubles) -> Doubles:
+    """Return means over the queries logged nearby, as many at the ends."""
+    n = min(len(x), _NEARBY)
+    sums = np.concatenate(([0.0], np.cumsum(x)))
+    begin = np.clip(np.arange(len(x)) - n // 2, 0, len(x) - n)
+    means: Doubles = (sums[begin + n] - sums[begin]) / n
+    return means
 
 
 def _draw_donors(records: Sequence[Record], judged: Ids, n_draws: int, seed: int) -> Ids:
