@@ -401,9 +401,10 @@ def test_wrong_streams_of_cells_are_named(rng, options, error, words):
 
 def test_what_cannot_stream_says_so(rng):
     X = rng.standard_normal((80, 64), dtype=np.float32)
-    binary = lw.IVF(64, 4, storage="binary").train(X).add(X)
-    with pytest.raises(ValueError, match=r"^stream: storage 'binary'"):
-        binary.stream(X[0], 5)
+    for storage in ("binary", "binary4"):
+        binary = lw.IVF(64, 4, storage=storage).train(X).add(X)
+        with pytest.raises(ValueError, match=rf"^stream: storage '{storage}'"):
+            binary.stream(X[0], 5)
     with pytest.raises(ValueError, match=r"^IVF: expected a trained index"):
         lw.IVF(64, 4).stream(X[0], 5)
     with pytest.raises(TypeError, match=r"^index: expected one that streams, got Flat"):

@@ -505,10 +505,10 @@ class Rows:
         n_threads: int | None,
     ) -> CandidateStream:
         """Scan the probed lists (n_probe,) one after another, for one canonical query (1, dim)."""
-        if self.storage == "binary":
+        if self.storage in FINE_BITS:
             raise ValueError(
-                "stream: storage 'binary' chooses among the candidates of all cells at once, "
-                "use 'f32' or 'sq8'"
+                f"stream: storage {self.storage!r} chooses among the candidates of all cells at "
+                "once, use 'f32' or 'sq8'"
             )
         snapshot = self.snapshot
         allowed, n_allowed = self._allowed(snapshot, filter)
