@@ -29,6 +29,7 @@ struct CheckedQueries {
   std::size_t n;
   const CodeQuery* queries;
   const float* limits;
+  bool shifted = false;  // any of them, at any step
   float last_scale[kScreenQueries];
   float residual_weight[kScreenQueries];
   float last_tail_weight[kScreenQueries];
@@ -36,6 +37,7 @@ struct CheckedQueries {
   CheckedQueries(const CodeFront& front, const CodeQuery* some, std::size_t n_queries, const float* bounds)
       : n(n_queries), queries(some), limits(bounds) {
     for (std::size_t q = 0; q < n; ++q) {
+      for (std::size_t step = 1; step < front.n_steps; ++step) shifted |= queries[q].shifts[step] > 0;
       last_scale[q] = -queries[q].scales[front.n_steps - 1];
       residual_weight[q] = -queries[q].residual_weight;
       last_tail_weight[q] = -queries[q].tail_weights[front.n_steps - 1];

@@ -103,6 +103,7 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
       _tile_loadd(5, at + 3 * stride, 64);
       _tile_dpbssd(3, 4, 5);
     }
+    if (step < front.first_look && !checked.shifted) continue;
     _tile_stored(0, products[0], 64);
     _tile_stored(1, products[1], 64);
     _tile_stored(2, products[2], 64);
@@ -112,6 +113,7 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
       any |= check(front, first + g, step, checked, block.first, block.last, products[g], alive, estimates, quads_read);
     }
     if (!any) return;
+    if (!checked.shifted) continue;
     for (std::size_t g = 0; g < 4; ++g) shift(block, checked.queries, step + 1, products[g]);
     _tile_loadd(0, products[0], 64);
     _tile_loadd(1, products[1], 64);
@@ -136,11 +138,13 @@ LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block
       _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
     }
+    if (step < front.first_look && !checked.shifted) continue;
     _tile_stored(0, products, 64);
     if (step >= front.first_look &&
         !check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) {
       return;
     }
+    if (!checked.shifted) continue;
     shift(block, checked.queries, step + 1, products);
     _tile_loadd(0, products, 64);
   }
