@@ -31,6 +31,12 @@ import lanewise as lw
 from bench import data, machine, peers
 from bench.summary import format_time, threads_text
 
+# Its BLAS must be there before threads are limited, or it takes all of them.
+try:
+    from superkmeans import SuperKMeans
+except ImportError:
+    SuperKMeans = None
+
 ASKED = 2.5
 NO_WORSE = 1.0001
 MOST_MEMORY = 0.1  # of the points and the centroids, that a fit may take beside them
@@ -126,7 +132,6 @@ def of_sklearn(problem: Problem, algorithm: str) -> Fit:
 
 def of_superkmeans(problem: Problem, n_threads: int, pruning: bool) -> Fit:
     """Return a fit by superkmeans, which takes no start."""
-    from superkmeans import SuperKMeans
 
     def fit() -> np.ndarray:
         model = SuperKMeans(
@@ -156,11 +161,7 @@ def contenders(problem: Problem, n_threads: int, slow: bool) -> Iterator[tuple[s
         yield "lanewise, float products", False, ours(problem, n_threads, name)
     yield "FAISS Kmeans", True, of_faiss(problem, False)
     yield "scikit-learn, Lloyd", True, of_sklearn(problem, "lloyd")
-    try:
-        import superkmeans  # noqa: F401
-    except ImportError:
-        pass
-    else:
+    if SuperKMeans is not None:
         yield "superkmeans", True, of_superkmeans(problem, n_threads, True)
         yield "superkmeans, no pruning", True, of_superkmeans(problem, n_threads, False)
     if slow:
