@@ -270,6 +270,9 @@ struct Kernels {
   // [-127, 127]. n is a multiple of 3,072. Where there is no instruction for it a compiler may take the product out of
   // the loop, and it says nothing about the machine.
   void (*multiply_add_codes)(std::size_t n, const std::int8_t* codes, const std::int8_t* query, std::int32_t* out);
+
+  // What multiplies whole rows of codes of 8, 4 or 2 bits.
+  auto dot_of(std::size_t bits) const { return bits == 8 ? dot_codes : bits == 4 ? dot_nibbles : dot_crumbs; }
 };
 
 // Declares one ISA's kernels, each in its own namespace so that no two objects can share a symbol.

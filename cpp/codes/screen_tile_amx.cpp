@@ -103,13 +103,14 @@ LW_INLINE void screen_four(const CodeFront& front, std::size_t first, const Bloc
       _tile_loadd(5, at + 3 * stride, 64);
       _tile_dpbssd(3, 4, 5);
     }
-    if (step < front.first_look && !checked.shifted) continue;
+    const bool looks = step >= front.first_look;
+    if (!looks && !checked.shifted) continue;
     _tile_stored(0, products[0], 64);
     _tile_stored(1, products[1], 64);
     _tile_stored(2, products[2], 64);
     _tile_stored(3, products[3], 64);
-    bool any = step < front.first_look;
-    for (std::size_t g = 0; g < 4 && step >= front.first_look; ++g) {
+    bool any = !looks;
+    for (std::size_t g = 0; looks && g < 4; ++g) {
       any |= check(front, first + g, step, checked, block.first, block.last, products[g], alive, estimates, quads_read);
     }
     if (!any) return;
@@ -138,10 +139,10 @@ LW_INLINE void screen_one(const CodeFront& front, std::size_t group, const Block
       _tile_loadd(5, at, 64);
       _tile_dpbssd(0, 4, 5);
     }
-    if (step < front.first_look && !checked.shifted) continue;
+    const bool looks = step >= front.first_look;
+    if (!looks && !checked.shifted) continue;
     _tile_stored(0, products, 64);
-    if (step >= front.first_look &&
-        !check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) {
+    if (looks && !check(front, group, step, checked, block.first, block.last, products, alive, estimates, quads_read)) {
       return;
     }
     if (!checked.shifted) continue;

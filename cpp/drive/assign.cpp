@@ -287,7 +287,7 @@ class Centroids {
     for (std::size_t i = 0; i < count; ++i) {
       const float* const x = points.rows + i * dim_;
       kernels_.l2_rows(shift_.data(), x, nullptr, 1, dim_, s.norms2.data() + i);
-      for (std::size_t d = 0; d < dim_; ++d) s.points[i * dim_ + d] = x[d] - shift_[d];
+      center_rows(&x, 1, shift_.data(), dim_, dim_, s.points.data() + i * dim_);
     }
     const Panels panels{packed_.data(), bias_.data(), points.panels,
                         points.panels == nullptr ? n_panels_ : points.n_panels};

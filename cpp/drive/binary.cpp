@@ -17,6 +17,8 @@ namespace {
 
 // |code| of a query: four of them are an entry of a table.
 constexpr double kLargestCode = static_cast<double>(kBitEntry) / 4;
+// That of its codes that meet fine ones.
+constexpr double kLargestFine = 127;
 
 std::size_t n_panels(const BitPlan& plan) { return (plan.n_axes + kLanes - 1) / kLanes; }
 
@@ -48,7 +50,7 @@ struct Likeness {
   double factor;  // |y|^2 / <s, y>
   double error;   // standard deviation, for a query of length 1
 
-  // `product` is <s, y>, length2 |s|^2.
+  // inside2 is |y|^2, outside2 what the row has beside y, product <s, y>, s2 |s|^2.
   Likeness(const BitPlan& plan, double inside2, double outside2, double product, double s2)
       : factor(product > 0 ? inside2 / product : 0.0) {
     // |y| sqrt((1 - <o, s>^2) / <o, s>^2 / (m - 1)) with the unit vectors o and s along y and s.
@@ -119,9 +121,7 @@ class Query {
     for (std::size_t d = 0; d < plan.n_bits; d += 4) {
       int code[4];
       for (std::size_t i = 0; i < 4; ++i) {
-        const double nearest =
-            step_ > 0 ? std::nearbyint(static_cast<double>(z[d + i]) / static_cast<double>(step_)) : 0.0;
-        code[i] = static_cast<int>(std::clamp(nearest, -kLargestCode, kLargestCode));
+        code[i] = static_cast<int>(nearest_code(static_cast<double>(z[d + i]), step_, kLargestCode));
         total_ += std::abs(code[i]);
       }
       // An entry adds up what has the code's sign, so that none is negative: the product is 2 * entries - total.
@@ -134,11 +134,9 @@ class Query {
       }
     }
     if (fine_.empty()) return;
-    fine_step_ = static_cast<float>(largest / 127);
+    fine_step_ = static_cast<float>(largest / kLargestFine);
     for (std::size_t d = 0; d < plan.n_bits; ++d) {
-      const double nearest =
-          fine_step_ > 0 ? std::nearbyint(static_cast<double>(z[d]) / static_cast<double>(fine_step_)) : 0.0;
-      fine_[d] = static_cast<std::int8_t>(std::clamp(nearest, -127.0, 127.0));
+      fine_[d] = static_cast<std::int8_t>(nearest_code(static_cast<double>(z[d]), fine_step_, kLargestFine));
       fine_sum_ += fine_[d];
     }
   }
@@ -201,8 +199,8 @@ class Query {
       LW_PREFETCH(bits_.fine_factors + at);
       positions[i] = static_cast<std::int64_t>(at);
     }
-    const auto dot = plan_.fine_bits == 2 ? kernels_.dot_crumbs : kernels_.dot_nibbles;
-    dot(fine_.data(), fine_sum_, bits_.fine, plan_.fine_stride(), positions, n, fine_.size(), products);
+    kernels_.dot_of(plan_.fine_bits)(fine_.data(), fine_sum_, bits_.fine, plan_.fine_stride(), positions, n,
+                                     fine_.size(), products);
     for (std::size_t i = 0; i < n; ++i) {
       const std::size_t at = position_of(keys[i]);
       const float product = fine_step_ * static_cast<float>(2 * products[i] + fine_sum_);

@@ -48,9 +48,8 @@ struct Bits {
                              std::size_t first, std::size_t last, std::size_t n_threads, const Interrupt& interrupt);
 
 // Scores request.rerank rows of each query exactly, those with the best (estimate, position), from the best on; with
-// fine codes, the best by them among the request.refine best by signs. With a
-// finite eps0 it leaves out those whose estimate, less eps0 standard deviations, is beyond the k-th best so far.
-// Returns false if interrupted.
+// fine codes, the best by them among the request.refine best by signs. With a finite eps0 it leaves out those whose
+// estimate, less eps0 standard deviations, is beyond the k-th best so far. Returns false if interrupted.
 [[nodiscard]] bool scan_bits(const Kernels& kernels, const Store& store, const BitPlan& plan, const Bits& bits,
                              const Request& request, const Output& output, std::size_t n_threads,
                              const Interrupt& interrupt);

@@ -243,6 +243,7 @@ class Query {
   }
 
  private:
+  static constexpr double kLargestCode = 127;
   static constexpr int kMostFiner = 16;
   // A matrix unit has to give its sums back to be shifted, which costs a batch a tenth of its time.
   static constexpr double kWorthFiner = 0.75;
@@ -304,9 +305,6 @@ class Query {
   double weighted(const float* z, std::size_t d) const {
     return 2 * static_cast<double>(z[d]) * static_cast<double>(plan_.scales[d]);
   }
-  static double nearest(double x, float step) {
-    return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -127.0, 127.0) : 0.0;
-  }
 
   // Codes the front step by step: where dimensions weigh less, codes are finer by a power of two, which the products of
   // the steps before are shifted by. Returns half the length of what the codes do not say of z, whose length is given.
@@ -316,7 +314,7 @@ class Query {
     for (std::size_t step = n_steps; step-- > 0;) {
       most[step] = std::max(most[step + 1], largest(z, plan_.begin(step), front_end(step)));
     }
-    const auto scale = static_cast<float>(most[0] / 127);
+    const auto scale = static_cast<float>(most[0] / kLargestCode);
     // Finer than the first step's, in bits: as far as products stay below 2^31, and scales normal numbers, whose
     // halves are exact.
     int finer[kMostFrontSteps] = {};
@@ -349,7 +347,7 @@ class Query {
       shifts_[step] = step == 0 ? 0 : finer[step] - finer[step - 1];
       front_scales_[step] = std::ldexp(scale, -finer[step]);
       for (std::size_t d = plan_.begin(step); d < front_end(step); ++d) {
-        const double code = nearest(weighted(z, d), front_scales_[step]);
+        const double code = nearest_code(weighted(z, d), front_scales_[step], kLargestCode);
         const double left = weighted(z, d) - static_cast<double>(front_scales_[step]) * code;
         code_[d] = static_cast<std::int8_t>(code);
         lost2 += left * left;
@@ -362,16 +360,16 @@ class Query {
   // finer.
   Lost quantise_body(const float* z) {
     const std::size_t begin = std::min(plan_.n_front, plan_.dim);
-    body_scale_ = static_cast<float>(largest(z, begin, plan_.dim) / 127);
+    body_scale_ = static_cast<float>(largest(z, begin, plan_.dim) / kLargestCode);
     fine_scale_ = body_scale_ / 254;
     double coarse2 = 0.0;
     double fine2 = 0.0;
     for (std::size_t d = begin; d < plan_.dim; ++d) {
-      const double code = nearest(weighted(z, d), body_scale_);
+      const double code = nearest_code(weighted(z, d), body_scale_, kLargestCode);
       double left = weighted(z, d) - static_cast<double>(body_scale_) * code;
       code_[d] = static_cast<std::int8_t>(code);
       coarse2 += left * left;
-      const double fine = nearest(left, fine_scale_);
+      const double fine = nearest_code(left, fine_scale_, kLargestCode);
       left -= static_cast<double>(fine_scale_) * fine;
       fine_[d] = static_cast<std::int8_t>(fine);
       fine2 += left * left;
@@ -483,7 +481,7 @@ class Query {
                      Scratch& scratch) const {
     const std::size_t read = plan_.body_read();
     const std::size_t n = (end - begin + read - 1) / read * read;
-    const auto dot = plan_.body_bits == 8 ? kernels_.dot_codes : kernels_.dot_nibbles;
+    const auto dot = kernels_.dot_of(plan_.body_bits);
     dot(codes + begin, sum, codes_.body + (begin - plan_.n_front) * 64 / read, plan_.body_stride(), scratch.positions,
         m, n, scratch.products);
   }

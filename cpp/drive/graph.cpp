@@ -115,7 +115,7 @@ int nearest(double x) {
 class ByCodes {
  public:
   ByCodes(const Kernels& kernels, const Graph& graph, const GraphRequest& request, std::size_t q, GraphScratch& scratch)
-      : dot_(graph.codes->bits == 8 ? kernels.dot_codes : kernels.dot_nibbles),
+      : dot_(kernels.dot_of(graph.codes->bits)),
         codes_(*graph.codes),
         query_codes_(scratch.query_codes),
         products_(scratch.products),

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,6 +15,11 @@ inline float from_bf16(std::uint16_t x) { return std::bit_cast<float>(static_cas
 inline std::uint16_t to_bf16(double x, std::uint32_t half = 0x7FFF) {
   const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(x));
   return static_cast<std::uint16_t>(std::min<std::uint32_t>((word + half) >> 16, 0x7F7F));
+}
+
+// The code of a coordinate: the whole number of steps nearest to it, from -largest to largest; 0 without a step.
+inline double nearest_code(double x, float step, double largest) {
+  return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -largest, largest) : 0.0;
 }
 
 // How much of itself a squared canonical distance (rows.h) may be off.

@@ -117,7 +117,8 @@ class Trainer {
     }
     for (std::size_t d = 0; d < length; ++d) shift_[d] = static_cast<float>(sum[d] / static_cast<double>(n));
     for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t d = 0; d < length; ++d) rows_[i * length + d] = x[i * stride + begin + d] - shift_[d];
+      const float* const part = x + i * stride + begin;
+      center_rows(&part, 1, shift_.data(), length, length, rows_.data() + i * length);
     }
     pack(n, length, [&](std::size_t i) { return row(i); }, nullptr, packed_.data());
   }

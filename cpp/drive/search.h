@@ -64,7 +64,7 @@ inline void merge(const Search& piece, Search& whole) {
 }
 
 // For queries that begin without a guess, and put nothing off.
-template <class Query, class Search>
+template <class Search, class Query>
 Search begin(const Query& query, const Request& request, const std::vector<Range>& ranges) {
   Search search = Search::of(request);
   if constexpr (requires { query.guess(ranges, search); }) query.guess(ranges, search);
@@ -100,7 +100,7 @@ template <class Search = lw::Search, class Plan, class Output>
     std::vector<Search> parts(kPiecesPerWave, Search::of(request));
     for (std::size_t q = 0; q < request.n_queries; ++q) {
       const Pieces work(store, probes(q), request.n_probe);
-      auto whole = begin<std::decay_t<decltype(queries[q])>, Search>(queries[q], request, work.ranges);
+      Search whole = begin<Search>(queries[q], request, work.ranges);
       for (std::size_t first = 0; first < work.pieces.size();) {
         const std::size_t n = work.wave(first);
         run(n, [&](std::size_t i) {
@@ -135,9 +135,7 @@ template <class Search = lw::Search, class Plan, class Output>
     const Pieces work(store, probes(q0), request.n_probe);
     std::vector<Search> whole;
     whole.reserve(n);
-    for (const auto& query : queries) {
-      whole.push_back(begin<std::decay_t<decltype(query)>, Search>(query, request, work.ranges));
-    }
+    for (const auto& query : queries) whole.push_back(begin<Search>(query, request, work.ranges));
     for (std::size_t first = 0; first < work.pieces.size();) {
       const std::size_t n_pieces = work.wave(first);
       parts.resize(std::max(parts.size(), n_pieces * n), Search::of(request));

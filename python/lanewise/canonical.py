@@ -13,6 +13,7 @@ from lanewise.arrays import Numbers, as_queries
 
 __all__ = [
     "MAX_LENGTH",
+    "accepted_queries",
     "as_they_are",
     "canonical_queries",
     "check_lengths",
@@ -44,13 +45,21 @@ def as_they_are(queries: Any, dim: int) -> npt.NDArray[np.float32] | None:
     return rows if largest <= _MAX_NORM2 else None
 
 
-def canonical_queries(queries: Any, dim: int, metric: str) -> npt.NDArray[np.float32]:
-    """Validate queries; return them as they are scored."""
+def accepted_queries(
+    queries: Any, dim: int, name: str, *, any_length: bool = False
+) -> npt.NDArray[np.float32]:
+    """Validate queries; return them as they came, as a matrix."""
     rows = as_they_are(queries, dim)
     if rows is None:
-        rows = as_queries(queries, "queries", dim)
-        if metric != "cosine":
-            check_lengths(rows, "queries")
+        rows = as_queries(queries, name, dim)
+        if not any_length:
+            check_lengths(rows, name)
+    return rows
+
+
+def canonical_queries(queries: Any, dim: int, metric: str) -> npt.NDArray[np.float32]:
+    """Validate queries; return them as they are scored."""
+    rows = accepted_queries(queries, dim, "queries", any_length=metric == "cosine")
     return normalized(rows) if metric == "cosine" else rows
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from lanewise import _native, io
 from lanewise.arrays import (
     as_matrix,
-    as_queries,
     as_row_mask,
     as_vector_ids,
     check_choice,
@@ -23,7 +22,7 @@ from lanewise.arrays import (
     check_real,
     packed_bits,
 )
-from lanewise.canonical import as_they_are, check_lengths, normalized
+from lanewise.canonical import accepted_queries, check_lengths, normalized
 from lanewise.graph import GraphArrays, GraphCodes, RotatedRows, aligned_copy, padded_dim
 from lanewise.kernels import Kernels, get
 from lanewise.lanes.planning import check_lane, keys_of, share_below
@@ -811,10 +810,7 @@ class HNSW:
         """Validate what a search is asked for."""
         snapshot = self._snapshot
         graph = snapshot.graph
-        Q = as_they_are(queries, graph.dim)
-        if Q is None:
-            Q = as_queries(queries, name, graph.dim)
-            check_lengths(Q, name)
+        Q = accepted_queries(queries, graph.dim, name)
         k = check_int(k, "k", low=0, high=2**31 - 1)
         ef = check_int(self.ef if ef is None else ef, "ef", low=0, high=2**31 - 1)
         if rerank is not None:

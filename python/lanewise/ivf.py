@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lanewise.arrays import as_queries, check_int
-from lanewise.canonical import as_they_are, check_lengths, normalized
+from lanewise.canonical import accepted_queries, normalized
 from lanewise.flat import Flat
 from lanewise.kernels import Kernels
 from lanewise.lanes.planning import check_lane, keys_of, plan
@@ -304,11 +304,7 @@ class IVF(Lists):
         """
         self._trained()
         assert self._coarse is not None
-        asked = as_they_are(query, self.dim)
-        if asked is None:
-            asked = as_queries(query, "query", self.dim)
-            if self.metric != "cosine":
-                check_lengths(asked, "query")
+        asked = accepted_queries(query, self.dim, "query", any_length=self.metric == "cosine")
         if len(asked) != 1:
             raise ValueError(f"query: expected one, got {len(asked)}")
         k_pool = check_int(k_pool, "k_pool", low=0, high=2**31 - 1)
