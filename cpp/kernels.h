@@ -68,6 +68,15 @@ struct BitQuery {
   float step;
 };
 
+// One query as screen_nibbles wants it. What the low half of byte j adds stands in sixteen entries below 2^15: their
+// low bytes at tables[((j / 4 * 4) * 4 + j % 4) * kLanes], the high ones at tables[((j / 4 * 4 + 1) * 4 + j % 4) *
+// kLanes]. Those of its high half stand 128 behind.
+struct NibbleQuery {
+  const std::uint8_t* tables;  // [4 * n_bytes * kLanes]
+  std::int32_t total;
+  float step;
+};
+
 // Steps of the fine code in one of the coarse code.
 inline constexpr float kFineSteps = 254.0f;
 
@@ -96,6 +105,23 @@ struct CodedPanels {
   const float* bias;  // as in Panels, and ids too
   const std::uint32_t* ids;
   std::size_t n;
+};
+
+// Decoded product codes, from the first group on: quad j (coordinates 4j to 4j + 3) of lane l in group g is the four at
+// codes[((g * n_quads + j) * kLanes + l) * 4], in [0, 127]. n_quads is a multiple of 16.
+struct DecodedRows {
+  const std::int8_t* codes;
+  const float* base;             // [n_groups * kLanes]
+  const std::uint16_t* factors;  // [n_groups * kLanes], bfloat16
+  std::size_t n_quads;
+};
+
+// The queries that meet them. Codes are in [-127, 127]; there are some for a multiple of 16 queries.
+struct DecodedQueries {
+  const std::int8_t* codes;    // [n_queries, 4 * n_quads]
+  const std::int32_t* totals;  // [n_queries], what products have too much
+  const float* steps;          // [n_queries], of a product
+  const float* limits;         // [n_queries], of an estimate
 };
 
 // Coded rows as max_code_dots meets them: row i is about scales[i] * codes[i * 4 * n_quads ...].
@@ -247,13 +273,35 @@ struct Kernels {
   void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
                         const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
 
-  // pq/screen_words.cpp
-  // For candidate c of a group, whose byte j is its code in sub-space j, with the sum s, in order, of the entries
-  // tables[256 * j + code]:
-  //   estimate = base[c] - factors[c] * s.
+  // pq/decode_nibbles.cpp
+  // Codes of four bits, byte j of lane l in group g at codes[(g * n_bytes + j) * kLanes + l], n_bytes a multiple of 4,
+  // as DecodedRows has them: with Q = (2 * length + 3) / 4, coordinate i of byte j is number 4 * Q * j + i. For i <
+  // length it is entry b of a table of kLanes bytes, b being the low half of the byte, from there on its high half; the
+  // table stands at tables[((j / 4 * 4 * Q + i) * 4 + j % 4) * kLanes]. Quads behind these are left as they are.
+  void (*decode_nibbles)(const std::uint8_t* codes, std::size_t n_groups, std::size_t n_bytes,
+                         const std::uint8_t* tables, std::size_t length, std::size_t n_quads, std::int8_t* out);
+
+  // pq/decode_bytes.cpp
+  // The same for codes of eight bits, as int32 of a quad each: quads [j * quads, (j + 1) * quads) come from byte j, and
+  // quad i is entry b of the 256 at tables[256 * i].
+  void (*decode_bytes)(const std::uint8_t* codes, std::size_t n_groups, std::size_t n_bytes, const std::int32_t* tables,
+                       std::size_t quads, std::size_t n_quads, std::int32_t* out);
+
+  // pq/screen_decoded.cpp
+  // For candidate c of group g and query q, at most kScreenQueries, with the integer product p of their codes:
+  //   estimate = base[c] - factors[c] * (steps[q] * (p - totals[q])).
+  // Only candidates with estimate < limits[q] stay in alive[q * kScreenGroups + g]. Estimates of all candidates are
+  // written to estimates[(g * n_queries + q) * kLanes + c]. At most kScreenGroups groups.
+  void (*screen_decoded)(const DecodedRows& rows, std::size_t n_groups, const DecodedQueries& queries,
+                         std::size_t n_queries, std::uint16_t* alive, float* estimates);
+
+  // pq/screen_nibbles.cpp
+  // For candidate c of a group, with the sum s of what its codes look up in the query's tables:
+  //   estimate = base[c] - factors[c] * (step * (s - total)).
   // Only candidates with estimate < limit stay in alive[group]. Estimates are written for groups that still have one.
-  void (*screen_words)(const BitRows& rows, std::size_t n_groups, const float* tables, float limit,
-                       std::uint16_t* alive, float* estimates);
+  // rows.bits are the codes of decode_nibbles; sums stay below 2^31.
+  void (*screen_nibbles)(const BitRows& rows, std::size_t n_groups, const NibbleQuery& query, float limit,
+                         std::uint16_t* alive, float* estimates);
 
   // keyed/threefry.cpp
   // (out0[i], out1[i]) = Threefry2x64-13(key, counter = (counter0[i], counter1)), for n a multiple of 8.
@@ -294,7 +342,11 @@ struct Kernels {
   void max_dots(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                           \
   void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*,  \
                      float*);                                                                                         \
-  void screen_words(const BitRows&, std::size_t, const float*, float, std::uint16_t*, float*);                        \
+  void decode_nibbles(const std::uint8_t*, std::size_t, std::size_t, const std::uint8_t*, std::size_t, std::size_t,   \
+                      std::int8_t*);                                                                                  \
+  void decode_bytes(const std::uint8_t*, std::size_t, std::size_t, const std::int32_t*, std::size_t, std::size_t,     \
+                    std::int32_t*);                                                                                   \
+  void screen_nibbles(const BitRows&, std::size_t, const NibbleQuery&, float, std::uint16_t*, float*);                \
   void threefry(const std::uint64_t*, const std::uint64_t*, std::uint64_t, std::size_t, std::uint64_t*,               \
                 std::uint64_t*);                                                                                      \
   void multiply_adds(std::size_t, const float*, const float*, float*);                                                \
@@ -307,6 +359,7 @@ struct Kernels {
                    std::uint64_t*);                                                                                    \
   void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
                     void*, std::int32_t*);                                                                             \
+  void screen_decoded(const DecodedRows&, std::size_t, const DecodedQueries&, std::size_t, std::uint16_t*, float*);    \
   void multiply_add_codes(std::size_t, const std::int8_t*, const std::int8_t*, std::int32_t*);                         \
   }
 #define LW_DECLARE_CODE_KERNELS(ISA)                                                                                   \
@@ -329,8 +382,8 @@ struct Kernels {
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
         CODES::dot_crumbs, BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes,    \
-        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::screen_words, BASE::threefry,               \
-        BASE::multiply_adds, TILES::multiply_add_codes                                                               \
+        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::decode_nibbles, BASE::decode_bytes,         \
+        TILES::screen_decoded, BASE::screen_nibbles, BASE::threefry, BASE::multiply_adds, TILES::multiply_add_codes  \
   }
 
 LW_DECLARE_KERNELS(scalar)

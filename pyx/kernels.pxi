@@ -31,6 +31,10 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         const uint8_t* tables
         int32_t total
         float step
+    cdef cppclass NibbleQuery:
+        const uint8_t* tables
+        int32_t total
+        float step
     cdef cppclass RowCode:
         pass
     cdef cppclass Panels:
@@ -47,6 +51,16 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         const int8_t* codes
         const float* scales
         const int32_t* sums
+    cdef cppclass DecodedRows:
+        const int8_t* codes
+        const float* base
+        const uint16_t* factors
+        size_t n_quads
+    cdef cppclass DecodedQueries:
+        const int8_t* codes
+        const int32_t* totals
+        const float* steps
+        const float* limits
     cdef cppclass CKernels "lw::Kernels":
         const char* name
         cbool (*all_finite)(const float*, size_t, float)
@@ -74,7 +88,10 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*max_dots)(const float*, size_t, size_t, const float*, size_t, float*)
         void (*max_code_dots)(const TokenCodes&, size_t, size_t, const int8_t*, size_t, float*)
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
-        void (*screen_words)(const BitRows&, size_t, const float*, float, uint16_t*, float*)
+        void (*decode_nibbles)(const uint8_t*, size_t, size_t, const uint8_t*, size_t, size_t, int8_t*)
+        void (*decode_bytes)(const uint8_t*, size_t, size_t, const int32_t*, size_t, size_t, int32_t*)
+        void (*screen_decoded)(const DecodedRows&, size_t, const DecodedQueries&, size_t, uint16_t*, float*)
+        void (*screen_nibbles)(const BitRows&, size_t, const NibbleQuery&, float, uint16_t*, float*)
         void (*threefry)(const uint64_t*, const uint64_t*, uint64_t, size_t, uint64_t*, uint64_t*)
         void (*multiply_adds)(size_t, const float*, const float*, float*)
         void (*multiply_add_codes)(size_t, const int8_t*, const int8_t*, int32_t*)
@@ -352,12 +369,62 @@ cdef class Kernels:
         self.row.nearest_words(&points[0, 0, 0], n_groups, dim, &words[0, 0], &bias[0], n_words, &labels[0],
                                &scores[0])
 
-    def screen_words(self, const uint8_t[:, :, ::1] codes, const float[::1] base, const uint16_t[::1] factors,
-                     const float[:, ::1] tables, float limit, uint16_t[::1] alive, float[::1] estimates):
-        """Screen codes (n_groups, n_subspaces, 16) by tables (n_subspaces, 256); updates alive and estimates."""
+    def decode_nibbles(self, const uint8_t[:, :, ::1] codes, const uint8_t[:, :, :, ::1] tables, size_t length,
+                       int8_t[:, :, :, ::1] out):
+        """Decode codes (n_groups, n_bytes, 16) by tables (n_bytes / 4, coordinates, 4, 16) to quads (.., n, 16, 4)."""
+        cdef size_t n_groups = codes.shape[0], n_bytes = codes.shape[1], quads = (2 * length + 3) // 4
+        expect(n_groups > 0 and n_bytes > 0 and n_bytes % 4 == 0 and <size_t> codes.shape[2] == kLanes, "decode codes")
+        expect(length > 0 and <size_t> tables.shape[0] == n_bytes // 4 and <size_t> tables.shape[1] == 4 * quads
+               and tables.shape[2] == 4 and <size_t> tables.shape[3] == kLanes, "decode tables")
+        expect(<size_t> out.shape[0] == n_groups and <size_t> out.shape[1] >= n_bytes * quads
+               and <size_t> out.shape[2] == kLanes and out.shape[3] == 4, "decode out")
+        self.row.decode_nibbles(&codes[0, 0, 0], n_groups, n_bytes, &tables[0, 0, 0, 0], length, out.shape[1],
+                                &out[0, 0, 0, 0])
+
+    def decode_bytes(self, const uint8_t[:, :, ::1] codes, const int32_t[:, :, ::1] tables, int32_t[:, :, ::1] out):
+        """Decode codes (n_groups, n_bytes, 16) by tables (n_bytes, quads, 256) into quads (n_groups, n, 16)."""
+        cdef size_t n_groups = codes.shape[0], n_bytes = codes.shape[1], quads = tables.shape[1]
+        expect(n_groups > 0 and n_bytes > 0 and <size_t> codes.shape[2] == kLanes, "decode codes")
+        expect(<size_t> tables.shape[0] == n_bytes and quads > 0 and tables.shape[2] == 256, "decode tables")
+        expect(<size_t> out.shape[0] == n_groups and <size_t> out.shape[1] >= n_bytes * quads
+               and <size_t> out.shape[2] == kLanes, "decode out")
+        self.row.decode_bytes(&codes[0, 0, 0], n_groups, n_bytes, &tables[0, 0, 0], quads, out.shape[1],
+                              &out[0, 0, 0])
+
+    def screen_decoded(self, const int8_t[:, :, :, ::1] quads, const float[::1] base, const uint16_t[::1] factors,
+                       const int8_t[:, ::1] queries, const int32_t[::1] totals, const float[::1] steps,
+                       const float[::1] limits, uint16_t[:, ::1] alive, float[:, :, ::1] estimates):
+        """Screen quads (n_groups, n_quads, 16, 4) for queries; updates alive (n, 64), estimates (n_groups, n, 16)."""
+        cdef size_t n_groups = quads.shape[0], n_quads = quads.shape[1], n = limits.shape[0]
+        expect(n_groups > 0 and n_groups <= kScreenGroups and n_quads > 0 and n_quads % 16 == 0, "screen quads")
+        expect(<size_t> quads.shape[2] == kLanes and quads.shape[3] == 4, "screen quads")
+        expect(<size_t> base.shape[0] == n_groups * kLanes and base.shape[0] == factors.shape[0], "screen rows")
+        expect(n > 0 and n <= kScreenQueries and <size_t> queries.shape[0] == (n + kLanes - 1) // kLanes * kLanes
+               and <size_t> queries.shape[1] == 4 * n_quads, "screen queries")
+        expect(<size_t> totals.shape[0] == n and <size_t> steps.shape[0] == n, "screen queries")
+        expect(<size_t> alive.shape[0] == n and <size_t> alive.shape[1] == kScreenGroups, "screen out")
+        expect(<size_t> estimates.shape[0] == n_groups and <size_t> estimates.shape[1] == n
+               and <size_t> estimates.shape[2] == kLanes, "screen out")
+        cdef DecodedRows rows
+        rows.codes = &quads[0, 0, 0, 0]
+        rows.base = &base[0]
+        rows.factors = &factors[0]
+        rows.n_quads = n_quads
+        cdef DecodedQueries some
+        some.codes = &queries[0, 0]
+        some.totals = &totals[0]
+        some.steps = &steps[0]
+        some.limits = &limits[0]
+        self.row.screen_decoded(rows, n_groups, some, n, &alive[0, 0], &estimates[0, 0, 0])
+
+    def screen_nibbles(self, const uint8_t[:, :, ::1] codes, const float[::1] base, const uint16_t[::1] factors,
+                       const uint8_t[:, :, :, :, ::1] tables, int32_t total, float step, float limit,
+                       uint16_t[::1] alive, float[::1] estimates):
+        """Screen codes (n_groups, n_bytes, 16) by tables (n_bytes / 4, 2, 2, 4, 16); updates alive and estimates."""
         cdef size_t n_groups = codes.shape[0], n_bytes = codes.shape[1], n = n_groups * kLanes
-        expect(n_groups > 0 and n_bytes > 0 and <size_t> codes.shape[2] == kLanes, "screen codes")
-        expect(<size_t> tables.shape[0] == n_bytes and tables.shape[1] == 256, "screen tables")
+        expect(n_groups > 0 and n_bytes > 0 and n_bytes % 4 == 0 and <size_t> codes.shape[2] == kLanes, "screen codes")
+        expect(<size_t> tables.shape[0] == n_bytes // 4 and tables.shape[1] == 2 and tables.shape[2] == 2
+               and tables.shape[3] == 4 and <size_t> tables.shape[4] == kLanes, "screen tables")
         expect(<size_t> base.shape[0] == n and <size_t> factors.shape[0] == n, "screen rows")
         expect(<size_t> alive.shape[0] == n_groups and <size_t> estimates.shape[0] == n, "screen out")
         cdef BitRows rows
@@ -365,7 +432,11 @@ cdef class Kernels:
         rows.base = &base[0]
         rows.factors = &factors[0]
         rows.n_bytes = n_bytes
-        self.row.screen_words(rows, n_groups, &tables[0, 0], limit, &alive[0], &estimates[0])
+        cdef NibbleQuery query
+        query.tables = &tables[0, 0, 0, 0, 0]
+        query.total = total
+        query.step = step
+        self.row.screen_nibbles(rows, n_groups, query, limit, &alive[0], &estimates[0])
 
     def threefry(self, const uint64_t[::1] key, const uint64_t[::1] counter0, uint64_t counter1, uint64_t[::1] out0,
                  uint64_t[::1] out1):

@@ -114,23 +114,14 @@ def project(x, axes):
     return cases.project(cases.SCALAR, x, np.ascontiguousarray(axes))[:, : len(axes)]
 
 
-def products_with_words(plan, z):
-    """Products of a query with all words in float32, (n_subspaces, n_words)."""
-    parts = z.reshape(len(plan.words), 1, -1)
-    return np.stack([project(p, w)[0] for p, w in zip(parts, plan.words, strict=True)])
-
-
-def tables_of(products, n_bytes):
-    """Whole numbers of one step for four-bit codes, as `oracle.screen_bits` takes them."""
-    least, most = products.min(axis=1), products.max(axis=1)
-    span = np.float32((most - least).max())
-    inverse = np.float32(60) / span if span > 0 else np.float32(0)
-    entries = ((products - least[:, np.newaxis]) * inverse + np.float32(0.5)).astype(np.int32)
-    tables = np.zeros((2 * n_bytes, 16), np.uint8)
-    tables[: len(entries)] = entries
-    step = span / np.float32(60) / np.float32(2)
-    total = np.clip(np.rint(-least.astype(np.float64).sum() / np.float64(step)), -1e9, 1e9)
-    return tables.reshape(n_bytes // 4, 4, 2, 16).swapaxes(1, 2), int(total), step
+def coded_query(plan, z):
+    """A query's codes, and the step of its products with coded words."""
+    words = plan.words
+    length = words.shape[2]
+    # What a sub-vector adds to a product with words of four bits has fifteen, if it is short.
+    tables = words.shape[1] == 16 and length <= 16
+    largest = min(127, (2**15 - 1) // (126 * length)) if tables else 127
+    return oracle.query_codes(z, oracle.word_codes(words)[1].ravel(), largest)
 
 
 def estimates_of(index, query):
@@ -147,15 +138,16 @@ def estimates_of(index, query):
     if index.metric != "l2":
         part = -(plan.centroids.astype(np.float64) * plan.center).sum(axis=1)
     part = part.astype(np.float32) - project(seen[np.newaxis], centroids)[0]
-    products = products_with_words(plan, seen)
-    n_bytes = arrays["codes"].size // state.positions
-    codes = arrays["codes"].reshape(-1, n_bytes, LANES)
-    asked = np.full(len(codes), 0xFFFF, np.uint16)
-    row = codes, arrays["base"], arrays["factors"]
-    if index.n_bits == 4:
-        _, estimates = oracle.screen_bits(*row, *tables_of(products, n_bytes), np.inf, asked)
-    else:
-        _, estimates = oracle.screen_words(*row, products, np.inf, asked)
+    numbers = oracle.word_codes(plan.words)[0]
+    codes = codes_at(index)[:, : index.n_subspaces]
+    rows = numbers[np.arange(index.n_subspaces), codes].reshape(len(codes), -1)
+    own, step = coded_query(plan, seen)
+    total = 64 * own.sum(dtype=np.int64)
+    asked = np.full((1, len(codes) // LANES), 0xFFFF, np.uint16)
+    _, estimates = oracle.screen_decoded(
+        rows, arrays["base"], arrays["factors"], [own], [total], [step], [np.inf], asked
+    )
+    estimates = estimates[0]
     list_at = np.repeat(np.arange(index.n_lists), np.diff(state.list_begin))
     if plan.by_residual:
         estimates = estimates + part[list_at]
@@ -216,6 +208,40 @@ def test_without_rerank_the_estimates_are_the_answer(rng, metric, kind):
         index.search(Q, 5, rerank=4)
 
 
+@pytest.mark.parametrize(
+    ("n_bits", "n_subspaces"), [(4, 40), (4, 10), (4, 8), (4, 5), (4, 2), (8, 40), (8, 8), (8, 2)]
+)
+def test_every_length_of_sub_vectors(rng, n_bits, n_subspaces):
+    """Looked up alone, decoded for many, the estimates are those of the oracle."""
+    X, Q = blobs(rng, 500, 40), blobs(rng, 40, 40)
+    index = trained(X, n_lists=3, n_bits=n_bits, n_subspaces=n_subspaces).add(X)
+    state, _, _ = parts(index)
+    there = np.flatnonzero(state.row_of >= 0)
+    together = index.search(Q, 12, n_probe=3, rerank=0)
+    for q, query in enumerate(Q):
+        estimates = estimates_of(index, query)[0][there]
+        best = there[np.argsort(estimates, kind="stable")[:12]]
+        alone = index.search(query, 12, n_probe=3, rerank=0)
+        assert sorted(alone.ids[0].tolist()) == sorted(state.row_of[best].tolist())
+        assert_same_bytes(together.ids[q], alone.ids[0], q)
+        assert_same_bytes(together.distances[q], alone.distances[0], q)
+
+
+def test_many_queries_at_long_lists(code_kernels, rng):
+    """More than meet a list at once, and lists of which only a part is decoded at once."""
+    X, Q = blobs(rng, 3000, 12), blobs(rng, 150, 12)
+    index = trained(X, n_lists=2, kernels=code_kernels).add(X)
+    mask = rng.random(3000) < 0.5
+    for options in ({}, {"filter": mask}, {"rerank": 0}):
+        options = {"n_probe": 2, "rerank": 25, "n_threads": 1} | options
+        together = index.search(Q, 5, **options)
+        alone = [index.search(query, 5, **options) for query in Q]
+        assert_same_bytes(np.concatenate([one.ids for one in alone]), together.ids)
+        assert_same_bytes(np.concatenate([one.distances for one in alone]), together.distances)
+        for name, numbers in together.stats.items():
+            assert_same_bytes(np.concatenate([one.stats[name] for one in alone]), numbers)
+
+
 @pytest.mark.parametrize("n_bits", [4, 8])
 def test_estimates_are_near(rng, n_bits):
     """With a code word for every value nothing is lost but what tables and factors round."""
@@ -229,9 +255,10 @@ def test_estimates_are_near(rng, n_bits):
     there = state.row_of >= 0
     exact = ((X[state.row_of[there]] - query.astype(np.float64)) ** 2).sum(axis=1)
     common = ((query - plan.center).astype(np.float64) ** 2).sum()
-    products = products_with_words(plan, query - plan.center)
-    step = float((products.max(axis=1) - products.min(axis=1)).max()) / 60
-    off = 16 * step / 2 + step / 4 if n_bits == 4 else 0
+    # A query's codes are off by half a step, which words take 63 times; a word by half of its own.
+    _, step = coded_query(plan, query - plan.center)
+    off = 16 * 63 * float(step) / 2
+    off += np.abs(query - plan.center).sum() * np.abs(plan.words).max() / 126
     # bfloat16 factors round a product with a row that is four long.
     off += 2.0**-8 * 1.01 * 4 * np.sqrt(common) + 1e3 * oracle.UNIT
     assert (np.abs(2 * estimates[there] + common - exact) <= 2 * 1.01 * off).all()

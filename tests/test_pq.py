@@ -12,6 +12,7 @@ import lanewise as lw
 from lanewise import _native, oracle
 from lanewise.pq import ProductQuantizer
 
+SCREEN_GROUPS = 64
 SHAPES = [(16, 1), (16, 2), (16, 3), (16, 16), (256, 1), (256, 5), (256, 8), (256, 17)]
 
 
@@ -72,32 +73,121 @@ def test_nearest_words_within_bound(rng, kind, n_words, dim):
     assert (taken >= best - 2 * error).all()
 
 
-# -------------------------------------------------------------------------------- screen_words
+# ---------------------------------------------------------------------------- codes as numbers
 
 
-def screening(rng, n_groups, n_subspaces):
-    codes = rng.integers(0, 256, (n_groups, n_subspaces, LANES), dtype=np.uint8)
-    codes[0, 0, :2] = 0, 255
+def code_words(rng, shape):
+    """Whole numbers that words are coded by, the least and the largest among them."""
+    words = rng.integers(0, 128, shape, dtype=np.uint8)
+    words.flat[:2] = 0, 127
+    return words
+
+
+def nibble_tables(words):
+    """Tables of words (2 * n_bytes, 16, length), one for each coordinate of a byte's quads."""
+    n_bytes, length = len(words) // 2, words.shape[2]
+    tables = np.zeros((n_bytes, (2 * length + 3) // 4 * 4, 16), np.uint8)
+    tables[:, : 2 * length] = words.swapaxes(1, 2).reshape(n_bytes, 2 * length, 16)
+    return np.ascontiguousarray(tables.reshape(n_bytes // 4, 4, -1, 16).swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 8, 16])
+def test_decode_nibbles(kernels, rng, length):
+    quads = (2 * length + 3) // 4
+    for n_groups, n_bytes in ((1, 8), (5, 16), (3, 4)):
+        words = code_words(rng, (2 * n_bytes, 16, length))
+        codes = rng.integers(0, 256, (n_groups, n_bytes, LANES), dtype=np.uint8)
+        out = np.full((n_groups, n_bytes * quads + 2, LANES, 4), -1, np.int8)
+        kernels.decode_nibbles(codes, nibble_tables(words), length, out)
+        halves = np.stack([codes & 15, codes >> 4], axis=2).reshape(n_groups, 2 * n_bytes, LANES)
+        expected = np.zeros((n_groups, LANES, n_bytes, 4 * quads), np.int8)
+        decoded = words[np.arange(2 * n_bytes), halves.swapaxes(1, 2)]
+        decoded = decoded.reshape(n_groups, LANES, n_bytes, 2 * length)
+        expected[..., : 2 * length] = decoded
+        expected = expected.reshape(n_groups, LANES, -1, 4).swapaxes(1, 2)
+        assert np.array_equal(out[:, : n_bytes * quads], expected)
+        assert (out[:, n_bytes * quads :] == -1).all()
+
+
+@pytest.mark.parametrize("quads", [1, 2, 5])
+def test_decode_bytes(kernels, rng, quads):
+    for n_groups, n_bytes in ((1, 1), (5, 16), (3, 7)):
+        tables = rng.integers(-(2**31), 2**31, (n_bytes, quads, 256)).astype(np.int32)
+        codes = rng.integers(0, 256, (n_groups, n_bytes, LANES), dtype=np.uint8)
+        out = np.full((n_groups, n_bytes * quads + 3, LANES), -1, np.int32)
+        kernels.decode_bytes(codes, tables, out)
+        expected = tables[np.arange(n_bytes)[:, np.newaxis], :, codes]
+        assert np.array_equal(
+            out[:, : n_bytes * quads].reshape(n_groups, n_bytes, quads, LANES),
+            expected.swapaxes(2, 3),
+        )
+        assert (out[:, n_bytes * quads :] == -1).all()
+
+
+def beside_products(rng, n_groups):
+    """What is stored beside the codes of so many groups."""
     n = n_groups * LANES
-    base = rng.standard_normal(n, dtype=np.float32)
+    base = 1000 * rng.standard_normal(n, dtype=np.float32)
     base[rng.random(n) < 0.1] = np.inf
-    factors = rng.integers(0x3F00, 0x4000, n, dtype=np.uint16)
-    tables = rng.standard_normal((n_subspaces, 256), dtype=np.float32)
-    alive = rng.integers(0, 1 << 16, n_groups, dtype=np.uint16)
-    alive[rng.random(n_groups) < 0.2] = 0
-    _, estimates = oracle.screen_words(codes, base, factors, tables, 0, alive)
-    limit = rng.choice(estimates[np.isfinite(estimates)])
-    return codes, base, factors, tables, limit, alive
+    return base, rng.integers(0x3F00, 0x4000, n, dtype=np.uint16)
 
 
-@pytest.mark.parametrize("n_subspaces", [1, 2, 8, 48, 100])
-def test_screen_words_equals_the_oracle(kernels, rng, n_subspaces):
+def asked_for(rng, shape):
+    alive = rng.integers(0, 1 << 16, shape, dtype=np.uint16)
+    alive[rng.random(shape) < 0.2] = 0
+    return alive
+
+
+@pytest.mark.parametrize("n_quads", [16, 32, 48])
+def test_screen_decoded_equals_the_oracle(code_kernels, rng, n_quads):
+    dropped = 0
+    for n_groups, n in ((1, 1), (5, 3), (4, 16), (7, 17), (64, 64)):
+        rows = code_words(rng, (n_groups * LANES, 4 * n_quads)).astype(np.int8)
+        rows[0], rows[-1] = 127, 0
+        base, factors = beside_products(rng, n_groups)
+        queries = rng.integers(-127, 128, (n, 4 * n_quads), dtype=np.int8)
+        queries[0], queries[-1] = 127, -127
+        totals = (64 * queries.sum(axis=1, dtype=np.int64)).astype(np.int32)
+        steps = rng.random(n, dtype=np.float32)
+        case = rows, base, factors, queries, totals, steps
+        asked = asked_for(rng, (n, n_groups))
+        estimates = oracle.screen_decoded(*case, np.zeros(n), asked)[1]
+        limits = np.array([rng.choice(own[np.isfinite(own)]) for own in estimates])
+        expected, expected_estimates = oracle.screen_decoded(*case, limits, asked)
+
+        alive = np.zeros((n, SCREEN_GROUPS), np.uint16)
+        alive[:, :n_groups] = asked
+        quads = np.ascontiguousarray(rows.reshape(n_groups, LANES, n_quads, 4).swapaxes(1, 2))
+        room = np.zeros((-(-n // LANES) * LANES, 4 * n_quads), np.int8)
+        room[:n] = queries
+        got = np.zeros((n_groups, n, LANES), np.float32)
+        code_kernels.screen_decoded(quads, base, factors, room, totals, steps, limits, alive, got)
+        assert_same_bytes(np.ascontiguousarray(alive[:, :n_groups]), expected, n_groups, n)
+        assert not alive[:, n_groups:].any()
+        by_query = got.swapaxes(0, 1).reshape(n, -1)
+        assert_same_bytes(np.ascontiguousarray(by_query), expected_estimates, n_groups, n)
+        dropped += np.count_nonzero(expected != asked)
+    assert dropped > 0
+
+
+@pytest.mark.parametrize("n_bytes", [4, 8, 48, 128, 132, 264])
+def test_screen_nibbles_equals_the_oracle(kernels, rng, n_bytes):
     dropped = 0
     for n_groups in (1, 5, 64):
-        *case, asked = screening(rng, n_groups, n_subspaces)
+        codes = rng.integers(0, 256, (n_groups, n_bytes, LANES), dtype=np.uint8)
+        base, factors = beside_products(rng, n_groups)
+        tables = rng.integers(0, 256, (n_bytes // 4, 2, 2, 4, 16), dtype=np.uint8)
+        tables[:, :, 1] &= 127
+        # All entries the largest that there are.
+        tables[..., 0], tables[:, :, 1, :, 0] = 255, 127
+        codes[0, :, 0] = 0
+        case = codes, base, factors, tables, int(rng.integers(0, 10**6)), 0.37
+        asked = asked_for(rng, n_groups)
+        _, estimates = oracle.screen_nibbles(*case, 0, asked)
+        limit = rng.choice(estimates[np.isfinite(estimates)])
+        expected, all_estimates = oracle.screen_nibbles(*case, limit, asked)
         alive, estimates = asked.copy(), np.zeros(n_groups * LANES, np.float32)
-        kernels.screen_words(*case, alive, estimates)
-        expected, all_estimates = oracle.screen_words(*case, asked)
+        kernels.screen_nibbles(*case, limit, alive, estimates)
         assert_same_bytes(alive, expected, n_groups)
         seen = np.repeat(expected != 0, LANES)
         assert_same_bytes(estimates, np.where(seen, all_estimates, np.float32(0)), n_groups)

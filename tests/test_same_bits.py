@@ -45,7 +45,7 @@ DIGESTS = {
     "ivf-filter": "81f4b4164b58cff2",
     "pq-4": "2ba26de03d8ba175",
     "pq-8": "c844ff14c8039e2b",
-    "ivfpq-4": "da4ddbaafe002ccd",
+    "ivfpq-4": "3171241aa0d6da9e",
     "ivfpq-8": "f896cc86ea21daec",
     "plan-permute": "e3f3de9241f0c9e6",
     "plan-stratified": "5a6c5475cb4a22ea",

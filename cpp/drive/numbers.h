@@ -22,6 +22,15 @@ inline double nearest_code(double x, float step, double largest) {
   return step > 0 ? std::clamp(std::nearbyint(x / static_cast<double>(step)), -largest, largest) : 0.0;
 }
 
+// The same in float arithmetic, for many of them: the whole number nearest to x, from -largest to largest, which is
+// below 2^22; one of those if x is no number.
+inline std::int32_t rounded(float x, std::int32_t largest) {
+  // Added to 1.5 * 2^23, a float has no bits left behind the point: they are rounded off as every sum is.
+  constexpr float kMagic = 12582912.0f;
+  const auto most = static_cast<float>(largest);
+  return static_cast<std::int32_t>((std::min(std::max(-most, x), most) + kMagic) - kMagic);
+}
+
 // How much of itself a squared canonical distance (rows.h) may be off.
 inline double canonical_error(std::size_t dim) { return (static_cast<double>(dim) / 16 + 10) * 0x1p-24 * 1.02; }
 

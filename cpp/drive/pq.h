@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "aligned.h"
 #include "store.h"
 
 namespace lw {
@@ -21,6 +22,10 @@ struct Words {
 
   std::size_t n_words() const { return std::size_t{1} << n_bits; }
   std::size_t length() const { return dim / n_subspaces; }
+  // Floats of a vector on the axes.
+  std::size_t stride() const { return panels == nullptr ? dim : (dim + kLanes - 1) / kLanes * kLanes; }
+  // n vectors on the axes, stride apart: themselves, or in `turned`.
+  const float* on_axes(const Kernels& kernels, const float* x, std::size_t n, std::vector<float>& turned) const;
 };
 
 // Lloyd's algorithm on n vectors of `dim` floats, in every sub-space apart: at most n_iterations, from what `words`
@@ -44,18 +49,34 @@ struct ProductPlan {
   std::size_t n_bytes() const { return words.n_bits == 8 ? words.n_subspaces : (words.n_subspaces + 15) / 16 * 8; }
 };
 
+// The code of a coordinate 0 of a word.
+inline constexpr std::int32_t kWordZero = 64;
+
 // A plan as queries and rows meet it, made once: the same bits whatever the kernels.
 struct PreparedPlan {
   ProductPlan plan;
   std::size_t stride = 0;          // floats of a vector on the axes of the words
   std::vector<float> seen;         // [n_lists, stride], centroids on those axes, less the centre
   std::vector<float> centroids;    // the same in panels, as Kernels::project takes them
-  std::vector<float> words;        // in panels, of one sub-space after the other
   std::vector<float> half_norms;   // [n_lists], of the centroids seen from the centre
   std::vector<float> center_dots;  // [n_lists], -(center . centroid)
+  // Words as whole numbers: a coordinate is about kWordZero steps of its dimension less than its number of them.
+  std::size_t quads = 0;              // of a byte of codes
+  std::size_t n_quads = 0;            // of a row
+  std::vector<float> word_steps;      // [dim]
+  std::vector<std::uint32_t> places;  // [dim], of a coordinate in a row's quads
+  Aligned<std::uint8_t> nibbles;      // as Kernels::decode_nibbles wants them, if codes have four bits
+  Aligned<std::int32_t> bytes;        // as Kernels::decode_bytes wants them, if they have eight
 
   PreparedPlan() = default;
   PreparedPlan(const Kernels& kernels, const ProductPlan& plan);
+
+  // Whether Kernels::screen_nibbles can be used.
+  bool has_tables() const;
+  std::int32_t largest_query_code() const;
+
+ private:
+  void number_words();
 };
 
 // What is stored of the rows at n_positions positions: eight bytes, and their codes.

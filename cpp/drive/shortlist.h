@@ -23,41 +23,47 @@ inline float estimate_of(std::uint64_t key) {
 }
 inline std::size_t position_of(std::uint64_t key) { return key & 0xFFFFFFFFu; }
 
-// Equal ranges of keys' estimates, from the least to the largest. Nothing here depends on comparisons that would be
-// guessed wrong.
-struct Buckets {
-  static constexpr int kFewestBits = 7;
-  static constexpr int kMostBits = 11;
-  std::uint64_t low;
-  int shift;
-  std::uint32_t counts[std::size_t{1} << kMostBits];
+// Keys whose word, the upper half, is at most `word`.
+inline std::size_t count_up_to(const std::vector<std::uint64_t>& keys, std::uint32_t word) {
+  std::uint32_t n = 0;
+  for (const std::uint64_t key : keys) n += static_cast<std::uint32_t>(key >> 32) <= word ? 1u : 0u;
+  return n;
+}
 
-  explicit Buckets(const std::vector<std::uint64_t>& keys) : low(keys[0] >> 32) {
-    // More buckets than there are keys would cost more than they tell apart.
-    const int n_bits = std::clamp(static_cast<int>(std::bit_width(keys.size())) - 1, kFewestBits, kMostBits);
-    std::fill_n(counts, std::size_t{1} << n_bits, 0u);
-    std::uint64_t high = low;
+// The least of all keys' words and one up to which there are at least `least` keys, at most `most` unless several share
+// it: found by counting, which nothing depends on that would be guessed wrong.
+struct Split {
+  std::uint32_t word;
+  std::size_t n;
+
+  Split(const std::vector<std::uint64_t>& keys, std::size_t least, std::size_t most) {
+    std::uint32_t low = 0xFFFFFFFFu;
+    std::uint32_t high = 0;
     for (const std::uint64_t key : keys) {
-      low = std::min(low, key >> 32);
-      high = std::max(high, key >> 32);
+      low = std::min(low, static_cast<std::uint32_t>(key >> 32));
+      high = std::max(high, static_cast<std::uint32_t>(key >> 32));
     }
-    shift = std::max(static_cast<int>(std::bit_width(high - low)) - n_bits, 0);
-    for (const std::uint64_t key : keys) ++counts[of(key)];
-  }
-
-  std::size_t of(std::uint64_t key) const { return static_cast<std::size_t>(((key >> 32) - low) >> shift); }
-  // Above the keys of a bucket.
-  std::uint64_t end(std::size_t bucket) const {
-    const std::uint64_t word = low + (static_cast<std::uint64_t>(bucket + 1) << shift);
-    // Behind the largest word of all there may be nothing left to count to.
-    return word > 0xFFFFFFFFu ? ~std::uint64_t{0} : word << 32;
-  }
-  // The bucket of the n-th key, n not 0 and no more than there are, and the number of keys before that bucket.
-  std::pair<std::size_t, std::size_t> holding(std::size_t n) const {
-    std::size_t bucket = 0;
     std::size_t before = 0;
-    while (before + counts[bucket] < n) before += counts[bucket++];
-    return {bucket, before};
+    n = keys.size();
+    for (bool even = true; n > most && low < high; even = !even) {
+      // As if they were spread evenly, and in turns with the middle, which always gets somewhere.
+      std::uint32_t middle = low + (high - low) / 2;
+      if (even) {
+        const float from = estimate_of(static_cast<std::uint64_t>(low) << 32);
+        const float to = estimate_of(static_cast<std::uint64_t>(high) << 32);
+        const float share = static_cast<float>((least + most) / 2 - before) / static_cast<float>(n - before);
+        middle = std::clamp(static_cast<std::uint32_t>(to_key(from + (to - from) * share, 0) >> 32), low, high - 1);
+      }
+      const std::size_t up_to = count_up_to(keys, middle);
+      if (up_to < least) {
+        low = middle + 1;
+        before = up_to;
+      } else {
+        high = middle;
+        n = up_to;
+      }
+    }
+    word = high;
   }
 };
 
@@ -89,31 +95,28 @@ struct Shortlist {
     if (keys.size() >= 2 * std::max<std::size_t>(size, 32)) shrink();
   }
 
-  // Drops what is certainly not among the best: all behind the bucket that the last of them is in.
+  // Drops most of what is certainly not among the best.
   void shrink() {
-    const Buckets buckets(keys);
-    const auto [bucket, before] = buckets.holding(size);
-    // It may hold too much, if many estimates are the same.
-    if (before + buckets.counts[bucket] > size + size / 2) {
-      cut();
-      return;
-    }
-    keep(buckets.end(bucket));
+    const Split split(keys, size, size + size / 4);
+    // One word may have too many.
+    split.n > size + size / 4 ? cut() : keep(split.word);
   }
 
   // Drops all but the best, which stay in their order: that of positions reads memory forwards.
   void cut() {
-    if (keys.size() < size) return;
-    const Buckets buckets(keys);
-    const auto [bucket, before] = buckets.holding(size);
-    std::vector<std::uint64_t> some;
-    some.reserve(buckets.counts[bucket]);
+    if (keys.size() <= size) return;
+    const Split split(keys, size, size);
+    keep(split.word);
+    if (keys.size() == size) return;
+    // Of those that share the last word, the first positions.
+    std::vector<std::uint64_t> last;
     for (const std::uint64_t key : keys) {
-      if (buckets.of(key) == bucket) some.push_back(key);
+      if (key >> 32 == split.word) last.push_back(key);
     }
-    const auto last = some.begin() + static_cast<std::ptrdiff_t>(size - before) - 1;
-    std::nth_element(some.begin(), last, some.end());
-    keep(*last + 1);
+    const std::size_t n_more = keys.size() - size;
+    const auto first_more = last.end() - static_cast<std::ptrdiff_t>(n_more);
+    std::nth_element(last.begin(), first_more, last.end());
+    std::erase_if(keys, [&](std::uint64_t key) { return key >= *first_more; });
   }
 
   // Scores rows, those of the best estimates first, unless hopeless(estimate, position, search) says that one need not
@@ -149,17 +152,15 @@ struct Shortlist {
   }
 
  private:
-  // Drops keys from `end` on.
-  void keep(std::uint64_t end) {
+  // Drops keys with a word beyond this one.
+  void keep(std::uint32_t word) {
     std::size_t n = 0;
-    std::uint64_t last = 0;
     for (const std::uint64_t key : keys) {
       keys[n] = key;
-      n += key < end ? 1 : 0;
-      last = std::max(last, key < end ? key : 0);
+      n += key >> 32 <= word ? 1 : 0;
     }
     keys.resize(n);
-    bound = estimate_of(last);
+    bound = estimate_of(static_cast<std::uint64_t>(word) << 32);
   }
 };
 

@@ -1,6 +1,8 @@
 // Rows in lists, and what a search over them is asked and answers.
 #pragma once
 
+#include <algorithm>
+
 #include "../kernels.h"
 #include "rows.h"
 #include "threads.h"
@@ -23,6 +25,11 @@ struct Store {
 
   std::int64_t row(std::size_t position) const {
     return row_of == nullptr ? static_cast<std::int64_t>(position) : row_of[position];
+  }
+  // The list that a position belongs to; empty ones begin where the next does.
+  std::size_t list_at(std::size_t position) const {
+    const auto* const after = std::upper_bound(list_begin, list_begin + n_lists, static_cast<std::int64_t>(position));
+    return static_cast<std::size_t>(after - list_begin) - 1;
   }
   std::int64_t id(std::int64_t row) const { return labels == nullptr ? row : labels[row]; }
   // The row at a position as Rows::row has it, null for padding.

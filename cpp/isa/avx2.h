@@ -94,18 +94,17 @@ LW_INLINE float sum(F32 a) {
 LW_INLINE __m256i load_si256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 LW_INLINE void store_si256(void* p, __m256i a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
-LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
-  const __m128i i = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
-  return {_mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(i), 4),
-          _mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(_mm_srli_si128(i, 8)), 4)};
-}
-
 LW_INLINE I32 load_i32(const std::int32_t* p) { return {load_si256(p), load_si256(p + 8)}; }
 LW_INLINE void store(std::int32_t* p, I32 a) {
   store_si256(p, a.lo);
   store_si256(p + 8, a.hi);
 }
 LW_INLINE I32 set_i32(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+LW_INLINE I32 gather(const std::int32_t* table, const std::uint8_t* index) {
+  const __m128i i = _mm_loadu_si128(reinterpret_cast<const __m128i*>(index));
+  return {_mm256_i32gather_epi32(table, _mm256_cvtepu8_epi32(i), 4),
+          _mm256_i32gather_epi32(table, _mm256_cvtepu8_epi32(_mm_srli_si128(i, 8)), 4)};
+}
 LW_INLINE I32 select(Mask m, I32 a, I32 b) {
   return {_mm256_blendv_epi8(b.lo, a.lo, _mm256_castps_si256(m.lo)),
           _mm256_blendv_epi8(b.hi, a.hi, _mm256_castps_si256(m.hi))};
@@ -192,6 +191,18 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   return {dot4(acc.lo, load_si256(codes), load_si256(q)), dot4(acc.hi, load_si256(codes + 32), load_si256(q + 32))};
 }
+LW_INLINE __m256i dot4_positive(__m256i acc, __m256i codes, __m256i q) {
+#if LW_ISA_ID == LW_ISA_ID_avx2vnni
+  return _mm256_dpbusd_avx_epi32(acc, codes, q);
+#else
+  // Two products of at most 127 * 127 fit 16 bits.
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1)));
+#endif
+}
+LW_INLINE I32 dot4_positive(I32 acc, const std::int8_t* codes, std::int32_t q) {
+  const __m256i v = _mm256_set1_epi32(q);
+  return {dot4_positive(acc.lo, load_si256(codes), v), dot4_positive(acc.hi, load_si256(codes + 32), v)};
+}
 
 LW_INLINE U8 load_u8(const std::uint8_t* p) { return {load_si256(p), load_si256(p + 32)}; }
 LW_INLINE U8 add(U8 a, U8 b) { return {_mm256_add_epi8(a.lo, b.lo), _mm256_add_epi8(a.hi, b.hi)}; }
@@ -202,6 +213,20 @@ LW_INLINE U8 low4(U8 a) {
 LW_INLINE U8 high4(U8 a) { return low4({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
 LW_INLINE U8 lookup(U8 tables, U8 index) {
   return {_mm256_shuffle_epi8(tables.lo, index.lo), _mm256_shuffle_epi8(tables.hi, index.hi)};
+}
+LW_INLINE void store_quads(std::int8_t* p, std::size_t stride, __m256i a, __m256i b, __m256i c, __m256i d) {
+  const __m256i ab[2] = {_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)};
+  const __m256i cd[2] = {_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d)};
+  for (int i = 0; i < 2; ++i) {
+    const __m256i low = _mm256_unpacklo_epi16(ab[i], cd[i]);
+    const __m256i high = _mm256_unpackhi_epi16(ab[i], cd[i]);
+    store_si256(p + 32 * i, _mm256_permute2x128_si256(low, high, 0x20));
+    store_si256(p + stride + 32 * static_cast<std::size_t>(i), _mm256_permute2x128_si256(low, high, 0x31));
+  }
+}
+LW_INLINE void store_quads(std::int8_t* p, std::size_t stride, U8 a, U8 b, U8 c, U8 d) {
+  store_quads(p, stride, a.lo, b.lo, c.lo, d.lo);
+  store_quads(p + 2 * stride, stride, a.hi, b.hi, c.hi, d.hi);
 }
 LW_INLINE ByteSums no_bytes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {

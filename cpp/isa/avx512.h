@@ -69,14 +69,13 @@ LW_INLINE float sum(F32 a) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
-  const __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
-  return {_mm512_i32gather_ps(i, table, 4)};
-}
-
 LW_INLINE I32 load_i32(const std::int32_t* p) { return {_mm512_loadu_si512(p)}; }
 LW_INLINE void store(std::int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
 LW_INLINE I32 set_i32(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+LW_INLINE I32 gather(const std::int32_t* table, const std::uint8_t* index) {
+  const __m512i i = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
+  return {_mm512_i32gather_epi32(i, table, 4)};
+}
 LW_INLINE I32 select(Mask m, I32 a, I32 b) { return {_mm512_mask_blend_epi32(m.v, b.v, a.v)}; }
 
 LW_INLINE I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
@@ -154,12 +153,36 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
 LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   return dot4(acc, _mm512_loadu_si512(codes), _mm512_loadu_si512(q));
 }
+LW_INLINE I32 dot4_positive(I32 acc, const std::int8_t* codes, std::int32_t q) {
+#if LW_ISA_ID == LW_ISA_ID_avx512vnni || LW_ISA_ID == LW_ISA_ID_amx
+  return {_mm512_dpbusd_epi32(acc.v, _mm512_loadu_si512(codes), _mm512_set1_epi32(q))};
+#else
+  // Two products of at most 127 * 127 fit 16 bits.
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_loadu_si512(codes), _mm512_set1_epi32(q));
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+#endif
+}
 
 LW_INLINE U8 load_u8(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 LW_INLINE U8 add(U8 a, U8 b) { return {_mm512_add_epi8(a.v, b.v)}; }
 LW_INLINE U8 low4(U8 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 LW_INLINE U8 high4(U8 a) { return low4({_mm512_srli_epi16(a.v, 4)}); }
 LW_INLINE U8 lookup(U8 tables, U8 index) { return {_mm512_shuffle_epi8(tables.v, index.v)}; }
+LW_INLINE void store_quads(std::int8_t* p, std::size_t stride, U8 a, U8 b, U8 c, U8 d) {
+  const __m512i ab[2] = {_mm512_unpacklo_epi8(a.v, b.v), _mm512_unpackhi_epi8(a.v, b.v)};
+  const __m512i cd[2] = {_mm512_unpacklo_epi8(c.v, d.v), _mm512_unpackhi_epi8(c.v, d.v)};
+  // Four quads of four tables each, which go to four places.
+  const __m512i first = _mm512_unpacklo_epi16(ab[0], cd[0]);
+  const __m512i second = _mm512_unpackhi_epi16(ab[0], cd[0]);
+  const __m512i third = _mm512_unpacklo_epi16(ab[1], cd[1]);
+  const __m512i fourth = _mm512_unpackhi_epi16(ab[1], cd[1]);
+  const __m512i even[2] = {_mm512_shuffle_i32x4(first, second, 0x44), _mm512_shuffle_i32x4(third, fourth, 0x44)};
+  const __m512i odd[2] = {_mm512_shuffle_i32x4(first, second, 0xEE), _mm512_shuffle_i32x4(third, fourth, 0xEE)};
+  _mm512_storeu_si512(p, _mm512_shuffle_i32x4(even[0], even[1], 0x88));
+  _mm512_storeu_si512(p + stride, _mm512_shuffle_i32x4(even[0], even[1], 0xDD));
+  _mm512_storeu_si512(p + 2 * stride, _mm512_shuffle_i32x4(odd[0], odd[1], 0x88));
+  _mm512_storeu_si512(p + 3 * stride, _mm512_shuffle_i32x4(odd[0], odd[1], 0xDD));
+}
 LW_INLINE ByteSums no_bytes() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
 LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {
   return {_mm512_add_epi16(sums.even, a.v), _mm512_add_epi16(sums.odd, _mm512_srli_epi16(a.v, 8))};

@@ -104,12 +104,6 @@ LW_INLINE float sum(F32 a) {
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
-  float r[16];
-  for (int i = 0; i < 16; ++i) r[i] = table[index[i]];
-  return load(r);
-}
-
 LW_INLINE I32 load_i32(const std::int32_t* p) {
   return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
 }
@@ -119,6 +113,11 @@ LW_INLINE void store(std::int32_t* p, I32 a) {
 LW_INLINE I32 set_i32(std::int32_t x) {
   const int32x4_t v = vdupq_n_s32(x);
   return {{v, v, v, v}};
+}
+LW_INLINE I32 gather(const std::int32_t* table, const std::uint8_t* index) {
+  std::int32_t r[16];
+  for (int i = 0; i < 16; ++i) r[i] = table[index[i]];
+  return load_i32(r);
 }
 LW_INLINE I32 select(Mask m, I32 a, I32 b) {
   for (int i = 0; i < 4; ++i) a.v[i] = vbslq_s32(m.v[i], a.v[i], b.v[i]);
@@ -199,6 +198,7 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, const std::int8_t* q) {
   for (int i = 0; i < 4; ++i) acc.v[i] = dot4(acc.v[i], vld1q_s8(codes + 16 * i), vld1q_s8(q + 16 * i));
   return acc;
 }
+LW_INLINE I32 dot4_positive(I32 acc, const std::int8_t* codes, std::int32_t q) { return dot4(acc, codes, q); }
 
 LW_INLINE U8 load_u8(const std::uint8_t* p) {
   return {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
@@ -218,6 +218,11 @@ LW_INLINE U8 high4(U8 a) {
 LW_INLINE U8 lookup(U8 tables, U8 index) {
   for (int i = 0; i < 4; ++i) index.v[i] = vqtbl1q_u8(tables.v[i], index.v[i]);
   return index;
+}
+LW_INLINE void store_quads(std::int8_t* p, std::size_t stride, U8 a, U8 b, U8 c, U8 d) {
+  for (std::size_t i = 0; i < 4; ++i) {
+    vst4q_u8(reinterpret_cast<std::uint8_t*>(p + i * stride), (uint8x16x4_t{{a.v[i], b.v[i], c.v[i], d.v[i]}}));
+  }
 }
 LW_INLINE ByteSums no_bytes() { return {vdupq_n_u16(0), vdupq_n_u16(0)}; }
 LW_INLINE ByteSums add_bytes(ByteSums sums, U8 a) {

@@ -115,12 +115,6 @@ LW_INLINE float sum(F32 a) {
   return a.v[0];
 }
 
-LW_INLINE F32 gather(const float* table, const std::uint8_t* index) {
-  F32 r;
-  for (int i = 0; i < 16; ++i) r.v[i] = table[index[i]];
-  return r;
-}
-
 LW_INLINE I32 load_i32(const std::int32_t* p) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = p[i];
@@ -132,6 +126,11 @@ LW_INLINE void store(std::int32_t* p, const I32& a) {
 LW_INLINE I32 set_i32(std::int32_t x) {
   I32 r;
   for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+LW_INLINE I32 gather(const std::int32_t* table, const std::uint8_t* index) {
+  I32 r;
+  for (int i = 0; i < 16; ++i) r.v[i] = table[index[i]];
   return r;
 }
 LW_INLINE I32 select(const Mask& m, const I32& a, const I32& b) {
@@ -202,6 +201,7 @@ LW_INLINE I32 dot4(I32 acc, const std::int8_t* codes, std::int32_t q) {
   for (int i = 0; i < 64; ++i) acc.v[i / 4] += codes[i] * four[i % 4];
   return acc;
 }
+LW_INLINE I32 dot4_positive(const I32& acc, const std::int8_t* codes, std::int32_t q) { return dot4(acc, codes, q); }
 
 LW_INLINE U8 load_u8(const std::uint8_t* p) {
   U8 r;
@@ -227,6 +227,15 @@ LW_INLINE U8 lookup(const U8& tables, const U8& index) {
   U8 r;
   for (int i = 0; i < 64; ++i) r.v[i] = tables.v[i / 16 * 16 + index.v[i]];
   return r;
+}
+LW_INLINE void store_quads(std::int8_t* p, std::size_t stride, const U8& a, const U8& b, const U8& c, const U8& d) {
+  for (int i = 0; i < 64; ++i) {
+    std::int8_t* const quad = p + static_cast<std::size_t>(i / 16) * stride + i % 16 * 4;
+    quad[0] = static_cast<std::int8_t>(a.v[i]);
+    quad[1] = static_cast<std::int8_t>(b.v[i]);
+    quad[2] = static_cast<std::int8_t>(c.v[i]);
+    quad[3] = static_cast<std::int8_t>(d.v[i]);
+  }
 }
 LW_INLINE ByteSums no_bytes() { return {}; }
 LW_INLINE ByteSums add_bytes(ByteSums sums, const U8& a) {

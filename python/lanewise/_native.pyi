@@ -109,13 +109,29 @@ class Kernels:
     def nearest_words(
         self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
     ) -> None: ...
-    def screen_words(
+    def screen_nibbles(
         self,
         codes: _U8,
         base: _F32,
         factors: _U16,
-        tables: _F32,
+        tables: _U8,
+        total: int,
+        step: float,
         limit: float,
+        alive: _U16,
+        estimates: _F32,
+    ) -> None: ...
+    def decode_nibbles(self, codes: _U8, tables: _U8, length: int, out: _I8) -> None: ...
+    def decode_bytes(self, codes: _U8, tables: _I32, out: _I32) -> None: ...
+    def screen_decoded(
+        self,
+        quads: _I8,
+        base: _F32,
+        factors: _U16,
+        queries: _I8,
+        totals: _I32,
+        steps: _F32,
+        limits: _F32,
         alive: _U16,
         estimates: _F32,
     ) -> None: ...

@@ -36,8 +36,8 @@ class IVFPQ(Lists):
     n_subspaces : int, optional
         Codes of a row. It must divide `dim`; by default the largest divisor of at most half of it.
     n_bits : {4, 8}, default 4
-        Bits of a code. Four are looked up in registers, eight in the cache: at equal memory
-        (half as many of them) those find a little more and a query takes nearly twice as long.
+        Bits of a code. At equal memory (half as many of them) eight find more; in batches they
+        cost the same, a query alone takes twice as long.
     by_residual : bool, default True
         Whether codes are of what a row has beyond the centroid of its cell, or beyond the mean.
     rotation : {None, "opq"}, default None

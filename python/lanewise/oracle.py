@@ -52,6 +52,7 @@ __all__ = [
     "project",
     "project_error",
     "prune",
+    "query_codes",
     "recall",
     "rotate",
     "rotation_error",
@@ -59,13 +60,15 @@ __all__ = [
     "row_error",
     "screen_bits",
     "screen_codes",
-    "screen_words",
+    "screen_decoded",
+    "screen_nibbles",
     "search",
     "share_below",
     "sign_bits",
     "sign_tables",
     "threefry",
     "within",
+    "word_codes",
 ]
 
 Doubles = npt.NDArray[np.float64]
@@ -689,56 +692,171 @@ def screen_bits(
     return _below_limit(estimates, limit, alive), estimates
 
 
-def screen_words(
+def word_codes(words: npt.ArrayLike) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """Return code words as whole numbers of a step for each dimension, and the steps.
+
+    Parameters
+    ----------
+    words : array-like of float32, shape (n_subspaces, n_words, length)
+
+    Returns
+    -------
+    codes : ndarray of uint8, shape (n_subspaces, n_words, length)
+        From 1 to 127: a coordinate is about ``(code - 64) * step``.
+    steps : ndarray of float32, shape (n_subspaces, length)
+
+    Examples
+    --------
+    >>> codes, steps = word_codes([[[63, 1], [-31.4, 0]]])
+    >>> codes.tolist(), (63 * steps).round(4).tolist()
+    ([[[127, 127], [33, 64]]], [[63.0, 1.0]])
+    """
+    target = np.asarray(words, np.float32)
+    steps = np.abs(target).max(axis=1) / np.float32(63)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(steps > 0, np.float32(1) / steps, np.float32(0))
+        scaled = target * inverse[:, np.newaxis]
+    return (np.clip(np.rint(scaled), -63, 63) + 64).astype(np.uint8), steps
+
+
+def query_codes(
+    z: npt.ArrayLike, steps: npt.ArrayLike, largest: int
+) -> tuple[npt.NDArray[np.int8], np.float32]:
+    """Return a query as whole numbers that meet those of `word_codes`, and the step of a product.
+
+    Parameters
+    ----------
+    z : array-like of float32, shape (dim,)
+    steps : array-like of float32, shape (dim,)
+    largest : int
+        Of the whole numbers.
+
+    Returns
+    -------
+    codes : ndarray of int8, shape (dim,)
+    step : float32
+        A product of z with coordinates (code - 64) * steps is about ``step * codes @ (code - 64)``.
+
+    Examples
+    --------
+    >>> codes, step = query_codes([2, -1], [1, 0.5], 127)
+    >>> codes.tolist(), round(float(step) * 127, 4)
+    ([127, -32], 2.0)
+    """
+    scaled = np.asarray(z, np.float32) * np.asarray(steps, np.float32)
+    step = np.abs(scaled).max() / np.float32(largest)
+    inverse = np.float32(1) / step if step > 0 else np.float32(0)
+    return np.clip(np.rint(scaled * inverse), -largest, largest).astype(np.int8), step
+
+
+def screen_decoded(
+    rows: npt.ArrayLike,
+    base: npt.ArrayLike,
+    factors: npt.ArrayLike,
+    queries: npt.ArrayLike,
+    totals: npt.ArrayLike,
+    steps: npt.ArrayLike,
+    limits: npt.ArrayLike,
+    alive: npt.ArrayLike,
+) -> tuple[npt.NDArray[np.uint16], Floats]:
+    """Return whose estimates from decoded product codes are below a limit, and the estimates.
+
+    Parameters
+    ----------
+    rows : array-like of int, shape (16 * n_groups, m)
+    base : array-like of float32, shape (16 * n_groups,)
+    factors : array-like of uint16, shape (16 * n_groups,)
+        bfloat16.
+    queries : array-like of int, shape (n, m)
+    totals : array-like of int, shape (n,)
+    steps, limits : array-like of float32, shape (n,)
+    alive : array-like of uint16, shape (n, n_groups)
+        Bit l of word (q, g) is set if query q asks for member l of group g.
+
+    Returns
+    -------
+    alive : ndarray of uint16, shape (n, n_groups)
+    estimates : ndarray of float32, shape (n, 16 * n_groups)
+        ``base - factors * (steps * (product - totals))``.
+
+    Notes
+    -----
+    Products are whole numbers; the last product and the difference are `fused`.
+
+    Examples
+    --------
+    >>> one = np.full(16, 0x3F80, np.uint16)
+    >>> alive, estimates = screen_decoded(
+    ...     np.arange(32).reshape(16, 2), np.zeros(16), one, [[1, 1]], [1], [0.5], [-13], [[0xFFFF]]
+    ... )
+    >>> alive.tolist(), estimates[0, :3].tolist()
+    ([[65408]], [0.0, -2.0, -4.0])
+    """
+    products = np.asarray(queries, np.int64) @ np.asarray(rows, np.int64).T
+    products = products - np.asarray(totals, np.int64)[:, np.newaxis]
+    negated, scaled = -np.asarray(steps, np.float32), bfloat16(factors).astype(np.float32)
+    below, asked = np.asarray(limits, np.float32), np.asarray(alive, np.uint16)
+    words, estimates = [], []
+    with np.errstate(over="ignore"):
+        for q, product in enumerate(products.astype(np.float32)):
+            estimates.append(fused(scaled, negated[q] * product, base))
+            words.append(_below_limit(estimates[q], below[q], asked[q]))
+    return np.stack(words), np.stack(estimates)
+
+
+def screen_nibbles(
     codes: npt.ArrayLike,
     base: npt.ArrayLike,
     factors: npt.ArrayLike,
     tables: npt.ArrayLike,
+    total: int,
+    step: float,
     limit: float,
     alive: npt.ArrayLike,
 ) -> tuple[npt.NDArray[np.uint16], Floats]:
-    """Return whose estimate from product codes is below a limit, and the estimates.
+    """Return whose estimate from product codes of four bits is below a limit, and the estimates.
 
     Parameters
     ----------
-    codes : array-like of uint8, shape (n_groups, n_subspaces, 16)
-        Code s of member l of group g is ``codes[g, s, l]``.
+    codes : array-like of uint8, shape (n_groups, n_bytes, 16)
+        The halves of byte (g, j, l) are the codes 2j and 2j + 1 of member l of group g.
     base : array-like of float32, shape (16 * n_groups,)
     factors : array-like of uint16, shape (16 * n_groups,)
         bfloat16.
-    tables : array-like of float32, shape (n_subspaces, 256)
+    tables : array-like of uint8, shape (n_bytes / 4, 2, 2, 4, 16)
+        What code 2(4j + i) + h adds to the product if it is e: the low byte [j, h, 0, i, e] and the
+        high one [j, h, 1, i, e].
+    total : int
+    step : float
     limit : float
     alive : array-like of uint16, shape (n_groups,)
-        Bit l of word g is set if member l of group g is asked for.
 
     Returns
     -------
     alive : ndarray of uint16, shape (n_groups,)
     estimates : ndarray of float32, shape (16 * n_groups,)
-        ``base - factors * sum of entries``.
-
-    Notes
-    -----
-    Entries are added in float32 in the order of the sub-spaces; the product and the difference are
-    `fused`.
+        ``base - factors * (step * (sum of entries - total))``, as from `screen_decoded`.
 
     Examples
     --------
-    >>> tables = np.arange(256.0)[np.newaxis]
-    >>> codes = np.arange(16)[np.newaxis, np.newaxis]
+    >>> tables = np.zeros((1, 2, 2, 4, 16), np.uint8)
+    >>> tables[0, 0, 1, 0], tables[0, 1, 0, 0] = 1, np.arange(16)
+    >>> codes = np.zeros((1, 4, 16), np.uint8)
+    >>> codes[0, 0] = 16 * np.arange(16)
     >>> one = np.full(16, 0x3F80, np.uint16)
-    >>> alive, estimates = screen_words(codes, np.zeros(16), one, tables, -13, [0xFFFF])
+    >>> alive, estimates = screen_nibbles(codes, np.zeros(16), one, tables, 256, 1, -13, [0xFFFF])
     >>> alive.tolist(), estimates[:3].tolist()
     ([49152], [0.0, -1.0, -2.0])
     """
-    numbers, entries = np.asarray(codes, np.int64), np.asarray(tables, np.float32)
-    products = np.zeros((len(numbers), _LANES), np.float32)
-    with np.errstate(over="ignore"):
-        for s, entry in enumerate(entries):
-            products = products + entry[numbers[:, s]]
-        scaled = bfloat16(factors).astype(np.float32)
-        estimates = fused(scaled, np.float32(0) - products.ravel(), base)
-    return _below_limit(estimates, limit, alive), estimates
+    numbers, both = np.asarray(codes, np.int64), np.asarray(tables, np.int64)
+    n_bytes = numbers.shape[1]
+    entries = (both[:, :, 0] + 256 * both[:, :, 1]).swapaxes(1, 2).reshape(n_bytes, 2, 16)
+    j = np.arange(n_bytes)[:, np.newaxis]
+    sums = (entries[j, 0, numbers & 15] + entries[j, 1, numbers >> 4]).sum(axis=1).reshape(-1, 1)
+    words, estimates = screen_decoded(
+        sums, base, factors, [[1]], [total], [step], [limit], np.asarray(alive)[np.newaxis]
+    )
+    return words[0], estimates[0]
 
 
 def _below_limit(estimates: Floats, limit: float, alive: npt.ArrayLike) -> npt.NDArray[np.uint16]:
