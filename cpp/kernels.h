@@ -273,6 +273,10 @@ struct Kernels {
   void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
                         const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
 
+  // pq/add_to_words.cpp
+  // sums[labels[i] * dim + d] += rows[i * dim + d] for i = 0, 1, ..., n - 1, each rounded.
+  void (*add_to_words)(const float* rows, const std::int32_t* labels, std::size_t n, std::size_t dim, double* sums);
+
   // pq/decode_nibbles.cpp
   // Codes of four bits, byte j of lane l in group g at codes[(g * n_bytes + j) * kLanes + l], n_bytes a multiple of 4,
   // as DecodedRows has them: with Q = (2 * length + 3) / 4, coordinate i of byte j is number 4 * Q * j + i. For i <
@@ -342,6 +346,7 @@ struct Kernels {
   void max_dots(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                           \
   void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*,  \
                      float*);                                                                                         \
+  void add_to_words(const float*, const std::int32_t*, std::size_t, std::size_t, double*);                            \
   void decode_nibbles(const std::uint8_t*, std::size_t, std::size_t, const std::uint8_t*, std::size_t, std::size_t,   \
                       std::int8_t*);                                                                                  \
   void decode_bytes(const std::uint8_t*, std::size_t, std::size_t, const std::int32_t*, std::size_t, std::size_t,     \
@@ -382,8 +387,9 @@ struct Kernels {
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
         CODES::dot_crumbs, BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes,    \
-        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::decode_nibbles, BASE::decode_bytes,         \
-        TILES::screen_decoded, BASE::screen_nibbles, BASE::threefry, BASE::multiply_adds, TILES::multiply_add_codes  \
+        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::add_to_words, BASE::decode_nibbles,         \
+        BASE::decode_bytes, TILES::screen_decoded, BASE::screen_nibbles, BASE::threefry, BASE::multiply_adds,        \
+        TILES::multiply_add_codes                                                                                    \
   }
 
 LW_DECLARE_KERNELS(scalar)

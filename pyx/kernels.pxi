@@ -88,6 +88,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*max_dots)(const float*, size_t, size_t, const float*, size_t, float*)
         void (*max_code_dots)(const TokenCodes&, size_t, size_t, const int8_t*, size_t, float*)
         void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
+        void (*add_to_words)(const float*, const int32_t*, size_t, size_t, double*)
         void (*decode_nibbles)(const uint8_t*, size_t, size_t, const uint8_t*, size_t, size_t, int8_t*)
         void (*decode_bytes)(const uint8_t*, size_t, size_t, const int32_t*, size_t, size_t, int32_t*)
         void (*screen_decoded)(const DecodedRows&, size_t, const DecodedQueries&, size_t, uint16_t*, float*)

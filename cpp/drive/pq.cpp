@@ -121,7 +121,8 @@ class Trainer {
     std::fill(counts_.begin(), counts_.end(), std::size_t{0});
     for (std::size_t i = 0; i < n_; ++i) ++counts_[static_cast<std::size_t>(labels_[i])];
     refill();
-    add_up();
+    std::fill(sums_.begin(), sums_.end(), 0.0);
+    kernels_.add_to_words(rows_.data(), labels_.data(), n_, length_, sums_.data());
     for (std::size_t j = 0; j < n_words_; ++j) {
       if (counts_[j] == 0) continue;
       for (std::size_t d = 0; d < length_; ++d) {
@@ -134,34 +135,6 @@ class Trainer {
 
  private:
   const float* row(std::size_t i) const { return rows_.data() + i * length_; }
-
-  // The sum of each word's points, in their order.
-  void add_up() {
-    std::fill(sums_.begin(), sums_.end(), 0.0);
-    switch (length_) {
-      case 2:
-        return add_rows<2>();
-      case 4:
-        return add_rows<4>();
-      case 8:
-        return add_rows<8>();
-      case 16:
-        return add_rows<16>();
-      default:
-        return add_rows<0>();
-    }
-  }
-
-  // L is the length if that is known in advance.
-  template <std::size_t L>
-  void add_rows() {
-    const std::size_t length = L == 0 ? length_ : L;
-    for (std::size_t i = 0; i < n_; ++i) {
-      double* const sum = sums_.data() + static_cast<std::size_t>(labels_[i]) * length;
-      const float* const x = rows_.data() + i * length;
-      for (std::size_t d = 0; d < length; ++d) sum[d] += static_cast<double>(x[d]);
-    }
-  }
 
   // An empty word takes over the point that is farthest from its own, unless that is its only point.
   void refill() {
