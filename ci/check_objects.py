@@ -28,7 +28,7 @@ ISAS = {
         "avx2vnni": (["-mavx2", "-mfma", "-mavxvnni"], CODES),
         "avx512": (AVX512, ALL),
         "avx512vnni": ([*AVX512, "-mavx512vnni"], CODES),
-        "amx": ([*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8"], AMX),
+        "amx": ([*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"], AMX),
     },
     "aarch64": {
         "scalar": ([], ALL),

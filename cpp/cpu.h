@@ -33,7 +33,7 @@ struct Cpu {
   bool avxvnni = false;     // products of bytes in the AVX2 encoding
   bool avx512 = false;      // AVX-512 F, BW, DQ, VL
   bool avx512vnni = false;  // products of bytes in the AVX-512 encoding
-  bool amx = false;         // matrix unit for bytes, which the operating system lets us use
+  bool amx = false;         // matrix unit for bytes and bfloat16, which the operating system lets us use
   bool neon = false;
   bool neondot = false;  // products of bytes
 };
@@ -94,7 +94,7 @@ inline Cpu detect_cpu() {
                bit(seven.ebx, 31);
   cpu.avx512vnni = bit(seven.ecx, 11);
   constexpr std::uint64_t kTiles = 0x60000;
-  cpu.amx = (saved & kTiles) == kTiles && bit(seven.edx, 24) && bit(seven.edx, 25) && may_use_matrix_unit();
+  cpu.amx = (saved & kTiles) == kTiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) && may_use_matrix_unit();
   cpu.avxvnni = seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return cpu;
 }

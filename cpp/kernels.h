@@ -268,10 +268,10 @@ struct Kernels {
 
   // pq/nearest_words.cpp
   // For each of n_groups * kLanes points, packed as centroids are in Panels, the word with the largest bias[j] + x .
-  // w_j, the smallest j among equals, and that score. Words are rows of `dim` floats, their number is a multiple of 4.
+  // w_j, the smallest j among equals. Words are rows of `dim` floats, their number is a multiple of 4.
   // Each sum is one chain of fused multiply-adds over the dimensions, from bias.
   void (*nearest_words)(const float* points, std::size_t n_groups, std::size_t dim, const float* words,
-                        const float* bias, std::size_t n_words, std::int32_t* labels, float* scores);
+                        const float* bias, std::size_t n_words, std::int32_t* labels);
 
   // pq/add_to_words.cpp
   // sums[labels[i] * dim + d] += rows[i * dim + d] for i = 0, 1, ..., n - 1, each rounded.
@@ -344,8 +344,6 @@ struct Kernels {
   void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
   void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
   void max_dots(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                           \
-  void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*,  \
-                     float*);                                                                                         \
   void add_to_words(const float*, const std::int32_t*, std::size_t, std::size_t, double*);                            \
   void decode_nibbles(const std::uint8_t*, std::size_t, std::size_t, const std::uint8_t*, std::size_t, std::size_t,   \
                       std::int8_t*);                                                                                  \
@@ -364,6 +362,7 @@ struct Kernels {
                    std::uint64_t*);                                                                                    \
   void assign_codes(const std::int8_t*, std::size_t, std::size_t, const float*, const float*, const CodedPanels&,      \
                     void*, std::int32_t*);                                                                             \
+  void nearest_words(const float*, std::size_t, std::size_t, const float*, const float*, std::size_t, std::int32_t*);  \
   void screen_decoded(const DecodedRows&, std::size_t, const DecodedQueries&, std::size_t, std::uint16_t*, float*);    \
   void multiply_add_codes(std::size_t, const std::int8_t*, const std::int8_t*, std::int32_t*);                         \
   }
@@ -387,7 +386,7 @@ struct Kernels {
     #ISA, CODES_PAY, BASE::all_finite, BASE::fwht, BASE::prune, BASE::l2_rows, BASE::dot_rows, BASE::l2_rows_within, \
         BASE::project, CODES::screen_codes, TILES::screen_tile, CODES::dot_codes, CODES::dot_nibbles,                \
         CODES::dot_crumbs, BASE::screen_bits, BASE::assign, BASE::add_rows, BASE::code_rows, TILES::assign_codes,    \
-        BASE::max_dots, CODES::max_code_dots, BASE::nearest_words, BASE::add_to_words, BASE::decode_nibbles,         \
+        BASE::max_dots, CODES::max_code_dots, TILES::nearest_words, BASE::add_to_words, BASE::decode_nibbles,        \
         BASE::decode_bytes, TILES::screen_decoded, BASE::screen_nibbles, BASE::threefry, BASE::multiply_adds,        \
         TILES::multiply_add_codes                                                                                    \
   }

@@ -87,7 +87,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
                              int32_t*)
         void (*max_dots)(const float*, size_t, size_t, const float*, size_t, float*)
         void (*max_code_dots)(const TokenCodes&, size_t, size_t, const int8_t*, size_t, float*)
-        void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*, float*)
+        void (*nearest_words)(const float*, size_t, size_t, const float*, const float*, size_t, int32_t*)
         void (*add_to_words)(const float*, const int32_t*, size_t, size_t, double*)
         void (*decode_nibbles)(const uint8_t*, size_t, size_t, const uint8_t*, size_t, size_t, int8_t*)
         void (*decode_bytes)(const uint8_t*, size_t, size_t, const int32_t*, size_t, size_t, int32_t*)
@@ -361,14 +361,13 @@ cdef class Kernels:
         self.row.max_code_dots(codes, n, n_quads, &panels[0, 0, 0, 0], n_panels, &out[0])
 
     def nearest_words(self, const float[:, :, ::1] points, const float[:, ::1] words, const float[::1] bias,
-                      int32_t[::1] labels, float[::1] scores):
+                      int32_t[::1] labels):
         """Best word of points packed (groups, dim, 16)."""
         cdef size_t n_groups = points.shape[0], dim = points.shape[1], n_words = words.shape[0]
         expect(<size_t> points.shape[2] == kLanes and <size_t> words.shape[1] == dim, "words shapes")
         expect(n_words % 4 == 0 and <size_t> bias.shape[0] == n_words, "words bias")
-        expect(<size_t> labels.shape[0] == n_groups * kLanes and scores.shape[0] == labels.shape[0], "words out")
-        self.row.nearest_words(&points[0, 0, 0], n_groups, dim, &words[0, 0], &bias[0], n_words, &labels[0],
-                               &scores[0])
+        expect(<size_t> labels.shape[0] == n_groups * kLanes, "words out")
+        self.row.nearest_words(&points[0, 0, 0], n_groups, dim, &words[0, 0], &bias[0], n_words, &labels[0])
 
     def decode_nibbles(self, const uint8_t[:, :, ::1] codes, const uint8_t[:, :, :, ::1] tables, size_t length,
                        int8_t[:, :, :, ::1] out):

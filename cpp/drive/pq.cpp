@@ -63,13 +63,12 @@ class Coder {
     const std::size_t length = words_.length();
     Aligned<float> packed(kPoints * length);
     std::int32_t labels[kPoints];
-    float scores[kPoints];
     for (std::size_t s = 0; s < words_.n_subspaces; ++s) {
       pack(
           n, length, [&](std::size_t i) { return y + i * stride + s * length; }, shift_.data() + s * length,
           packed.data());
       kernels_.nearest_words(packed.data(), n_groups(n), length, shifted_.data() + s * words_.n_words() * length,
-                             bias_.data() + s * words_.n_words(), words_.n_words(), labels, scores);
+                             bias_.data() + s * words_.n_words(), words_.n_words(), labels);
       for (std::size_t i = 0; i < n; ++i) codes[i * words_.n_subspaces + s] = static_cast<std::uint8_t>(labels[i]);
     }
   }
@@ -96,7 +95,6 @@ class Trainer {
         packed_(n_groups(n) * kLanes * length),
         labels_(n_groups(n) * kLanes, -1),
         before_(labels_.size()),
-        scores_(labels_.size()),
         sums_(n_words * length),
         counts_(n_words) {
     std::vector<double> sum(length);
@@ -116,7 +114,7 @@ class Trainer {
     prepare(words, n_words_, length_, shift_.data(), shifted_.data(), bias_.data());
     labels_.swap(before_);
     kernels_.nearest_words(packed_.data(), n_groups(n_), length_, shifted_.data(), bias_.data(), n_words_,
-                           labels_.data(), scores_.data());
+                           labels_.data());
     if (labels_ == before_) return false;
     std::fill(counts_.begin(), counts_.end(), std::size_t{0});
     for (std::size_t i = 0; i < n_; ++i) ++counts_[static_cast<std::size_t>(labels_[i])];
@@ -145,11 +143,8 @@ class Trainer {
     if (empty.empty()) return;
     std::vector<Neighbor> farthest(n_);
     for (std::size_t i = 0; i < n_; ++i) {
-      double norm2 = 0.0;
-      for (std::size_t d = 0; d < length_; ++d) {
-        norm2 += static_cast<double>(row(i)[d]) * static_cast<double>(row(i)[d]);
-      }
-      farthest[i] = {static_cast<float>(2 * static_cast<double>(scores_[i]) - norm2), static_cast<std::int64_t>(i)};
+      const float* const word = shifted_.data() + static_cast<std::size_t>(labels_[i]) * length_;
+      farthest[i] = {static_cast<float>(-centered_norm2(row(i), word, length_)), static_cast<std::int64_t>(i)};
     }
     std::sort(farthest.begin(), farthest.end());
     std::size_t next = 0;
@@ -169,7 +164,6 @@ class Trainer {
   std::vector<float> shift_, shifted_, bias_, rows_;  // rows and packed: the points less the shift
   Aligned<float> packed_;
   std::vector<std::int32_t> labels_, before_;
-  std::vector<float> scores_;
   std::vector<double> sums_;
   std::vector<std::size_t> counts_;
 };

@@ -106,9 +106,7 @@ class Kernels:
     def max_code_dots(
         self, rows: _I8, scales: _F32, sums: _I32, panels: _I8, out: _F32
     ) -> None: ...
-    def nearest_words(
-        self, points: _F32, words: _F32, bias: _F32, labels: _I32, scores: _F32
-    ) -> None: ...
+    def nearest_words(self, points: _F32, words: _F32, bias: _F32, labels: _I32) -> None: ...
     def screen_nibbles(
         self,
         codes: _U8,
