@@ -94,7 +94,8 @@ inline Cpu detect_cpu() {
                bit(seven.ebx, 31);
   cpu.avx512vnni = bit(seven.ecx, 11);
   constexpr std::uint64_t kTiles = 0x60000;
-  cpu.amx = (saved & kTiles) == kTiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) && may_use_matrix_unit();
+  cpu.amx = (saved & kTiles) == kTiles && bit(seven.edx, 22) && bit(seven.edx, 24) && bit(seven.edx, 25) &&
+            may_use_matrix_unit();
   cpu.avxvnni = seven.eax >= 1 && bit(cpuid(7, 1).eax, 4);
   return cpu;
 }

@@ -13,7 +13,8 @@ from lanewise import _native, oracle
 from lanewise.pq import ProductQuantizer
 
 SCREEN_GROUPS = 64
-SHAPES = [(16, 1), (16, 2), (16, 16), (64, 3), (256, 1), (256, 5), (256, 8), (256, 9), (256, 17), (256, 24)]
+SHAPES = [(16, 1), (16, 2), (16, 16), (64, 3), (256, 1), (256, 5), (256, 8), (256, 9), (256, 17)]
+SHAPES += [(256, 24)]
 
 
 def blobs(rng, n, dim, n_blobs=40):
@@ -54,8 +55,8 @@ def test_nearest_words_in_doubt(code_kernels, rng):
         words = rng.standard_normal((n_words, dim), dtype=np.float32)
         pairs = rng.integers(0, n_words, (2000, 2))
         middle = words[pairs].astype(np.float64).mean(axis=1)
-        off = rng.choice([0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4], (2000, 1)) * rng.standard_normal((2000, dim))
-        points = (middle + off).astype(np.float32)
+        off = rng.choice([0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4], (2000, 1))
+        points = (middle + off * rng.standard_normal((2000, dim))).astype(np.float32)
         case = points, words, half_norms(words)
         got, expected = (nearest_words(k, *case) for k in (code_kernels, SCALAR))
         assert_same_bytes(got, expected, n_words, dim)

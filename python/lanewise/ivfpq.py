@@ -152,8 +152,12 @@ class IVFPQ(Lists):
             center = np.empty(self.dim, dtype=np.float32)
             _native.mean(rows, center)
             centroids = kmeans.cluster_centers_
-            beyond = centroids[kmeans.labels_] if self.by_residual else center
-            quantizer = self._quantizer.train_on(rows - beyond)
+            if self.by_residual:
+                residuals = centroids[kmeans.labels_]
+                np.subtract(rows, residuals, out=residuals)
+            else:
+                residuals = rows - center
+            quantizer = self._quantizer.train_on(residuals)
             report("code words", 1, 1)
         plan = ProductPlan(quantizer.words, quantizer.axes, center, centroids, self.by_residual)
         empty, model = self._rows.emptied(ProductPlanes(plan)), self._model(centroids)
