@@ -232,7 +232,7 @@ struct Kernels {
   // assign/add_rows.cpp
   // sum[d] += weights[ids[i]] * rows[ids[i] * dim + d] for i = 0, 1, ..., n - 1, each rounded; weights may be null
   // for 1.
-  void (*add_rows)(const float* rows, const std::size_t* ids, std::size_t n, std::size_t dim, const double* weights,
+  void (*add_rows)(const float* rows, const std::uint32_t* ids, std::size_t n, std::size_t dim, const double* weights,
                    double* sum);
 
   // assign/code_rows.cpp
@@ -341,7 +341,7 @@ struct Kernels {
   void project(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                            \
   void screen_bits(const BitRows&, std::size_t, const BitQuery&, float, std::uint16_t*, float*);                      \
   void assign(const float*, std::size_t, const Panels&, std::size_t, void*, std::int32_t*, float*, float*);           \
-  void add_rows(const float*, const std::size_t*, std::size_t, std::size_t, const double*, double*);                  \
+  void add_rows(const float*, const std::uint32_t*, std::size_t, std::size_t, const double*, double*);                \
   void code_rows(const float*, std::size_t, std::size_t, const float*, float, std::size_t, std::int8_t*, RowCode*);   \
   void max_dots(const float*, std::size_t, std::size_t, const float*, std::size_t, float*);                           \
   void add_to_words(const float*, const std::int32_t*, std::size_t, std::size_t, double*);                            \

@@ -81,7 +81,7 @@ cdef extern from "kernels.h" namespace "lw" nogil:
         void (*screen_bits)(const BitRows&, size_t, const BitQuery&, float, uint16_t*, float*)
         void (*assign)(const float*, size_t, const Panels&, size_t, void*, int32_t*, float*,
                        float*)
-        void (*add_rows)(const float*, const size_t*, size_t, size_t, const double*, double*)
+        void (*add_rows)(const float*, const uint32_t*, size_t, size_t, const double*, double*)
         void (*code_rows)(const float*, size_t, size_t, const float*, float, size_t, int8_t*, RowCode*)
         void (*assign_codes)(const int8_t*, size_t, size_t, const float*, const float*, const CodedPanels&, void*,
                              int32_t*)

@@ -193,6 +193,16 @@ def test_cluster_sums_exact(kernels, rng, weighted, dim):
                 assert_same_bytes(got, expected, n, k, n_threads)
 
 
+def test_cluster_sums_of_many_points(rng):
+    """More than are sorted out at once: a cluster's sum is one chain all the same."""
+    points = KINDS["normal"](rng, (150_000, 2))
+    labels = rng.integers(0, 3, len(points)).astype(np.int32)
+    weights = rng.standard_exponential(len(points))
+    for some in (None, weights):
+        got = cases.cluster_sums(points, labels, some, 3, 2)
+        assert_same_bytes(got, oracle.cluster_sums(points, labels, some, 3))
+
+
 def test_cluster_sums_refuses_foreign_labels(rng):
     points = KINDS["normal"](rng, (2, 3))
     for wrong in (-1, 2):

@@ -5,16 +5,16 @@
 
 namespace lw::LW_ISA {
 
-void add_rows(const float* rows, const std::size_t* ids, std::size_t n, std::size_t dim, const double* weights,
+void add_rows(const float* rows, const std::uint32_t* ids, std::size_t n, std::size_t dim, const double* weights,
               double* sum) {
   constexpr std::size_t kAhead = 4;
   constexpr std::size_t kLine = 64 / sizeof(float);
   for (std::size_t m = 0; m < n; ++m) {
     if (m + kAhead < n) {
-      const float* const next = rows + ids[m + kAhead] * dim;
+      const float* const next = rows + static_cast<std::size_t>(ids[m + kAhead]) * dim;
       for (std::size_t d = 0; d < dim; d += kLine) LW_PREFETCH(next + d);
     }
-    const float* const row = rows + ids[m] * dim;
+    const float* const row = rows + static_cast<std::size_t>(ids[m]) * dim;
     if (weights == nullptr) {
       for (std::size_t d = 0; d < dim; ++d) sum[d] += static_cast<double>(row[d]);
     } else {

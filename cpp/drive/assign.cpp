@@ -430,6 +430,11 @@ class Guided {
 
 constexpr std::size_t kGroupsPerPiece = 16;
 
+// Of points whose clusters are sorted out together: sums are read and written once for so many, and numbers fit.
+constexpr std::size_t kPointsPerCluster = 64;
+constexpr std::size_t kFewestInPart = 1 << 16;
+constexpr std::size_t kMostInPart = std::size_t{1} << 31;
+
 }  // namespace
 
 bool assign(const Kernels& kernels, Metric metric, const float* points, std::size_t n, std::size_t dim,
@@ -481,21 +486,34 @@ bool reassign(const Kernels& kernels, const float* points, std::size_t n, std::s
 bool cluster_sums(const Kernels& kernels, const float* points, std::size_t n, std::size_t dim,
                   const std::int32_t* labels, const double* weights, std::size_t k, double* sums, double* totals,
                   std::int64_t* counts, std::size_t n_threads, const Interrupt& interrupt) {
-  // A counting sort puts the points of a cluster side by side in their order, so that each cluster is one chain.
-  std::vector<std::size_t> begin(k + 1, 0);
-  for (std::size_t i = 0; i < n; ++i) ++begin[static_cast<std::size_t>(labels[i]) + 1];
-  for (std::size_t j = 0; j < k; ++j) begin[j + 1] += begin[j];
-  std::vector<std::size_t> members(n);
-  std::vector<std::size_t> next(begin.begin(), begin.end() - 1);
-  for (std::size_t i = 0; i < n; ++i) members[next[static_cast<std::size_t>(labels[i])]++] = i;
-  return parallel_for(k, n_threads, interrupt, [&](std::size_t j, std::size_t) {
-    double* const sum = sums + j * dim;
-    std::fill_n(sum, dim, 0.0);
-    totals[j] = 0.0;
-    counts[j] = static_cast<std::int64_t>(begin[j + 1] - begin[j]);
-    for (std::size_t m = begin[j]; m < begin[j + 1]; ++m) totals[j] += weights == nullptr ? 1.0 : weights[members[m]];
-    kernels.add_rows(points, members.data() + begin[j], begin[j + 1] - begin[j], dim, weights, sum);
-  });
+  std::fill_n(sums, k * dim, 0.0);
+  std::fill_n(totals, k, 0.0);
+  std::fill_n(counts, k, std::int64_t{0});
+  // Points of a part at a time, so that what says where they are stays small beside them.
+  const std::size_t part = std::clamp<std::size_t>(kPointsPerCluster * k, kFewestInPart, kMostInPart);
+  std::vector<std::uint32_t> begin(k + 1);
+  std::vector<std::uint32_t> next(k);
+  std::vector<std::uint32_t> members(std::min(n, part));
+  for (std::size_t first = 0; first < n; first += part) {
+    const std::size_t n_part = std::min(part, n - first);
+    // A counting sort puts the points of a cluster side by side in their order, so that each cluster is one chain.
+    std::fill(begin.begin(), begin.end(), 0u);
+    for (std::size_t i = 0; i < n_part; ++i) ++begin[static_cast<std::size_t>(labels[first + i]) + 1];
+    for (std::size_t j = 0; j < k; ++j) begin[j + 1] += begin[j];
+    std::copy_n(begin.begin(), k, next.begin());
+    for (std::size_t i = 0; i < n_part; ++i) {
+      members[next[static_cast<std::size_t>(labels[first + i])]++] = static_cast<std::uint32_t>(i);
+    }
+    const double* const own = weights == nullptr ? nullptr : weights + first;
+    const bool finished = parallel_for(k, n_threads, interrupt, [&](std::size_t j, std::size_t) {
+      const std::size_t size = begin[j + 1] - begin[j];
+      counts[j] += static_cast<std::int64_t>(size);
+      for (std::size_t m = begin[j]; m < begin[j + 1]; ++m) totals[j] += own == nullptr ? 1.0 : own[members[m]];
+      kernels.add_rows(points + first * dim, members.data() + begin[j], size, dim, own, sums + j * dim);
+    });
+    if (!finished) return false;
+  }
+  return true;
 }
 
 }  // namespace lw
