@@ -15,9 +15,11 @@
 namespace lw {
 namespace {
 
-// Queries that visit lists together; fewer if those hold so many rows that a tile would take too much time.
+// Queries that visit lists together; fewer if those hold so many rows that a tile would take too much time, or if what
+// is kept of a query takes too much memory.
 constexpr std::size_t kQueriesPerTile = 1024;
 constexpr std::size_t kRowsPerTile = 1 << 24;
+constexpr std::size_t kBytesPerTile = 1 << 25;
 
 // Products of queries with centroids, at a time.
 constexpr std::size_t kProductsTogether = 1 << 20;
@@ -215,8 +217,9 @@ struct Scan {
       }
     }
     const bool alone = all.has_tables() && n * request.n_probe < kWorthDecoding * plan.n_lists;
-    for (const std::vector<Visit>& visits : {by_list(nearest), by_list(others)}) {
-      alone ? look_up(visits, queries, found) : decode(visits, queries, found);
+    for (std::vector<Visit>* visits : {&nearest, &others}) {
+      if (n > 1) *visits = by_list(*visits);
+      alone ? look_up(*visits, queries, found) : decode(*visits, queries, found);
     }
     for (std::size_t q = 0; q < n; ++q) take(first + q, queries[q], found[q]);
   }
@@ -251,7 +254,7 @@ struct Scan {
     }
   }
 
-  // The same in the order of the lists, so that what one query has read the next ones find in the cache.
+  // Visits in the order of the lists, so that what one query has read the next ones find in the cache.
   std::vector<Visit> by_list(const std::vector<Visit>& visits) const {
     std::vector<std::size_t> place(plan.n_lists + 1);
     for (const Visit& visit : visits) ++place[static_cast<std::size_t>(visit.list.id) + 1];
@@ -411,7 +414,8 @@ bool scan_products(const Kernels& kernels, const Store& store, const PreparedPla
   const Scan scan{kernels, store, plan, codes, request, output};
   const std::size_t n_lists = std::max<std::size_t>(store.n_lists, 1);
   const std::size_t n_rows = store.n_rows / n_lists * request.n_probe + 1;
-  const std::size_t n_together = std::min(kQueriesPerTile, kRowsPerTile / n_rows);
+  const std::size_t n_bytes = 4 * plan.n_quads + 2 * sizeof(std::uint64_t) * std::max(request.rerank, request.k);
+  const std::size_t n_together = std::min({kQueriesPerTile, kRowsPerTile / n_rows, kBytesPerTile / n_bytes});
   // More tiles than threads, for those that are done early.
   const std::size_t n_least = n_threads == 1 ? 1 : 2 * n_threads;
   const std::size_t n_tile =
