@@ -410,7 +410,9 @@ def race_assignment(n_iterations: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.ivfpq", description=__doc__)
     parser.add_argument("--data-folder", type=Path, help="where text_60k.npz and sift_300k.npz are")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="search, training, assignment")
+    parser.add_argument(
+        "--only", nargs="*", metavar="NAME", help="assignment, training, sift, text, drawn"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--iterations", type=int, default=25, help="of the ways to assign")
     parser.add_argument("--assign-alone", choices=WAYS, help=argparse.SUPPRESS)
@@ -429,7 +431,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked += race_training(min(options.rounds, 3), 1)
     for name, n_lists in (("sift", 1024), ("text", 256)):
         file = {"sift": "sift_300k.npz", "text": "text_60k.npz"}[name]
-        if name in only and options.data_folder is not None:
+        if name in only and options.data_folder is None:
+            print(f"\n{name}: left out, {file} is wanted from --data-folder")
+        elif name in only:
             vectors = data.from_file.__wrapped__(options.data_folder / file, 1000)
             asked += race_search(name, vectors, n_lists, options.rounds)
     if "drawn" in only and options.data_folder is None:

@@ -18,7 +18,7 @@ inline constexpr std::size_t kBlock = 64;
 // Codes are screened in runs of at most this many groups of kLanes candidates.
 inline constexpr std::size_t kScreenGroups = 64;
 
-// Queries that screen_tile takes at once.
+// Queries that screen_tile and screen_decoded take at once.
 inline constexpr std::size_t kScreenQueries = 64;
 
 // The front of code planes, from its first group on: the leading dimensions of every candidate, one plane for each step
@@ -116,7 +116,8 @@ struct DecodedRows {
   std::size_t n_quads;
 };
 
-// The queries that meet them. Codes are in [-127, 127]; there are some for a multiple of 16 queries.
+// The queries that meet them. Codes are in [-127, 127]; behind those of the last query there is room for a multiple of
+// 16 of them, which is read, whatever it holds.
 struct DecodedQueries {
   const std::int8_t* codes;    // [n_queries, 4 * n_quads]
   const std::int32_t* totals;  // [n_queries], what products have too much
@@ -303,7 +304,7 @@ struct Kernels {
   // For candidate c of a group, with the sum s of what its codes look up in the query's tables:
   //   estimate = base[c] - factors[c] * (step * (s - total)).
   // Only candidates with estimate < limit stay in alive[group]. Estimates are written for groups that still have one.
-  // rows.bits are the codes of decode_nibbles; sums stay below 2^31.
+  // rows.bits are the codes of decode_nibbles, and n_bytes a multiple of 4; sums stay below 2^31.
   void (*screen_nibbles)(const BitRows& rows, std::size_t n_groups, const NibbleQuery& query, float limit,
                          std::uint16_t* alive, float* estimates);
 
@@ -355,7 +356,8 @@ struct Kernels {
   void multiply_adds(std::size_t, const float*, const float*, float*);                                                \
   }
 
-// The kernels on codes, which some ISAs have instructions of their own for.
+// The kernels on codes, which some ISAs have instructions of their own for, and nearest_words, which a matrix unit is
+// better at.
 #define LW_DECLARE_TILE_KERNELS(ISA)                                                                                   \
   namespace ISA {                                                                                                      \
   void screen_tile(const CodeFront&, std::size_t, const CodeQuery*, std::size_t, const float*, std::uint16_t*, float*, \

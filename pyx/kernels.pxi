@@ -369,6 +369,15 @@ cdef class Kernels:
         expect(<size_t> labels.shape[0] == n_groups * kLanes, "words out")
         self.row.nearest_words(&points[0, 0, 0], n_groups, dim, &words[0, 0], &bias[0], n_words, &labels[0])
 
+    def add_to_words(self, const float[:, ::1] rows, const int32_t[::1] labels, double[:, ::1] sums):
+        """sums[labels[i]] += rows[i], in their order."""
+        cdef size_t n = rows.shape[0], dim = rows.shape[1]
+        cdef Py_ssize_t i
+        expect(<size_t> labels.shape[0] == n and <size_t> sums.shape[1] == dim, "add to words shapes")
+        for i in range(labels.shape[0]):
+            expect(0 <= labels[i] < sums.shape[0], "add to words labels")
+        self.row.add_to_words(&rows[0, 0], &labels[0], n, dim, &sums[0, 0])
+
     def decode_nibbles(self, const uint8_t[:, :, ::1] codes, const uint8_t[:, :, :, ::1] tables, size_t length,
                        int8_t[:, :, :, ::1] out):
         """Decode codes (n_groups, n_bytes, 16) by tables (n_bytes / 4, coordinates, 4, 16) to quads (.., n, 16, 4)."""

@@ -15,7 +15,8 @@ settings.load_profile("ci")
 
 BUILT = [name for name, _ in _native.kernel_names()]
 RUNNABLE = [name for name, runnable in _native.kernel_names() if runnable]
-# These have instructions of their own for byte codes only, and all other kernels from another set.
+# These have instructions of their own for codes and code words only, and all other kernels from
+# another set.
 EXTENSIONS = {"amx", "avx512vnni", "avx2vnni", "neondot"}
 
 

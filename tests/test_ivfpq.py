@@ -208,13 +208,21 @@ def test_without_rerank_the_estimates_are_the_answer(rng, metric, kind):
         index.search(Q, 5, rerank=4)
 
 
+@pytest.mark.parametrize("n_bits", [4, 8])
 @pytest.mark.parametrize(
-    ("n_bits", "n_subspaces"), [(4, 40), (4, 10), (4, 8), (4, 5), (4, 2), (8, 40), (8, 8), (8, 2)]
+    ("dim", "n_subspaces"), [(40, 40), (40, 10), (40, 8), (40, 5), (32, 2), (34, 2), (40, 2)]
 )
-def test_every_length_of_sub_vectors(rng, n_bits, n_subspaces):
+@pytest.mark.parametrize("kind", ["blobs", "one sign"])
+def test_every_length_of_sub_vectors(rng, kind, dim, n_bits, n_subspaces):
     """Looked up alone, decoded for many, the estimates are those of the oracle."""
-    X, Q = blobs(rng, 500, 40), blobs(rng, 40, 40)
-    index = trained(X, n_lists=3, n_bits=n_bits, n_subspaces=n_subspaces).add(X)
+    if kind == "blobs":
+        X, Q = blobs(rng, 500, dim), blobs(rng, 40, dim)
+    else:
+        # The largest codes there are, of words and of queries: what they add is as large as can be.
+        X = np.repeat(rng.choice(np.float32([-1, 1]), (500, 1)), dim, axis=1)
+        X[::5] *= rng.choice(np.float32([-1, 1]), (100, dim))
+        Q = np.repeat(rng.choice(np.float32([-9, 9]), (40, 1)), dim, axis=1)
+    index = trained(X, n_lists=3, n_bits=n_bits, n_subspaces=n_subspaces, by_residual=False).add(X)
     state, _, _ = parts(index)
     there = np.flatnonzero(state.row_of >= 0)
     together = index.search(Q, 12, n_probe=3, rerank=0)
@@ -227,12 +235,13 @@ def test_every_length_of_sub_vectors(rng, n_bits, n_subspaces):
         assert_same_bytes(together.distances[q], alone.distances[0], q)
 
 
-def test_many_queries_at_long_lists(code_kernels, rng):
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_many_queries_at_long_lists(code_kernels, rng, n_bits):
     """More than meet a list at once, and lists of which only a part is decoded at once."""
     X, Q = blobs(rng, 3000, 12), blobs(rng, 150, 12)
-    index = trained(X, n_lists=2, kernels=code_kernels).add(X)
+    index = trained(X, n_lists=2, n_bits=n_bits, kernels=code_kernels).add(X)
     mask = rng.random(3000) < 0.5
-    for options in ({}, {"filter": mask}, {"rerank": 0}):
+    for options in ({}, {"filter": mask}, {"filter": np.arange(3)}, {"rerank": 0}):
         options = {"n_probe": 2, "rerank": 25, "n_threads": 1} | options
         together = index.search(Q, 5, **options)
         alone = [index.search(query, 5, **options) for query in Q]
@@ -240,6 +249,38 @@ def test_many_queries_at_long_lists(code_kernels, rng):
         assert_same_bytes(np.concatenate([one.distances for one in alone]), together.distances)
         for name, numbers in together.stats.items():
             assert_same_bytes(np.concatenate([one.stats[name] for one in alone]), numbers)
+
+
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_a_power_of_two_changes_nothing(rng, n_bits):
+    """Nor does one so small that one over a step would be infinite."""
+    X, Q = blobs(rng, 600, 12), blobs(rng, 20, 12)
+    expected = trained(X, n_bits=n_bits).add(X).search(Q, 5, n_probe=4, rerank=12)
+    for power in (-60, 40):
+        scaled = [np.ldexp(x, power).astype(np.float32) for x in (X, Q)]
+        got = trained(scaled[0], n_bits=n_bits).add(scaled[0])
+        assert_same_bytes(got.search(scaled[1], 5, n_probe=4, rerank=12).ids, expected.ids, power)
+
+
+@cases.in_foreign_float_modes
+def test_callers_float_mode_changes_nothing(rng, tmp_path, mode):
+    X, Q = blobs(rng, 600, 12), blobs(rng, 20, 12)
+    index = trained(X).add(X)
+    index.save(tmp_path / "index.lw")
+    expected = index.search(Q, 5, n_probe=4, rerank=0)
+    with cases.float_mode(mode):
+        got = lw.IVFPQ.load(tmp_path / "index.lw").search(Q, 5, n_probe=4, rerank=0)
+    assert_same_bytes(tuple(got), tuple(expected))
+
+
+def test_more_lists_than_rows(rng):
+    X = blobs(rng, 300, 12)
+    index = trained(X, n_lists=250).add(X).remove(np.arange(0, 300, 2))
+    kept = np.arange(1, 300, 2)
+    flat = lw.Flat(12).add(X[kept], kept)
+    for Q in (X[:1], X[:40]):
+        got = index.search(Q, 5, n_probe=250, rerank=150)
+        assert_same_bytes(tuple(got), tuple(flat.search(Q, 5)))
 
 
 @pytest.mark.parametrize("n_bits", [4, 8])

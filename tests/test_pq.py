@@ -51,15 +51,31 @@ def test_nearest_words_same_bits(code_kernels, rng, kind):
 @codes_beside_scalar
 def test_nearest_words_in_doubt(code_kernels, rng):
     """Points about as far from two words: what a first look cannot tell, floats decide."""
-    for n_words, dim in ((64, 4), (256, 8), (256, 16)):
+    for n_words, dim in ((256, 4), (64, 8), (256, 8), (128, 12), (256, 16)):
         words = rng.standard_normal((n_words, dim), dtype=np.float32)
         pairs = rng.integers(0, n_words, (2000, 2))
         middle = words[pairs].astype(np.float64).mean(axis=1)
         off = rng.choice([0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4], (2000, 1))
         points = (middle + off * rng.standard_normal((2000, dim))).astype(np.float32)
+        # With too many in doubt floats would do all.
+        points[::2] = words[rng.integers(0, n_words, 1000)]
         case = points, words, half_norms(words)
         got, expected = (nearest_words(k, *case) for k in (code_kernels, SCALAR))
         assert_same_bytes(got, expected, n_words, dim)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 8, 16, 17])
+def test_add_to_words_exact(kernels, rng, dim):
+    for n in (1, 5, 300):
+        rows = KINDS["normal"](rng, (n, dim)) * np.float32(10) ** rng.integers(-9, 9, (n, 1))
+        rows = rows.astype(np.float32)
+        labels = rng.integers(0, 7, n).astype(np.int32)
+        sums = rng.standard_normal((7, dim))
+        expected = sums.copy()
+        for row, label in zip(rows, labels, strict=True):
+            expected[label] += row.astype(np.float64)
+        kernels.add_to_words(rows, labels, sums)
+        assert_same_bytes(sums, expected, n)
 
 
 @pytest.mark.parametrize(("n_words", "dim"), SHAPES)

@@ -183,6 +183,7 @@ PreparedPlan::PreparedPlan(const Kernels& kernels, const ProductPlan& plan_)
       seen(plan.n_lists * stride),
       half_norms(plan.n_lists),
       center_dots(plan.n_lists) {
+  const DefaultFloatMode mode;
   const std::size_t dim = plan.words.dim;
   std::vector<float> x(dim);
   std::vector<float> turned;
@@ -229,9 +230,9 @@ void PreparedPlan::number_words() {
     float largest = 0.0f;
     for (std::size_t w = 0; w < words.n_words(); ++w) largest = std::max(largest, std::abs(first[w * length]));
     word_steps[d] = largest / static_cast<float>(kLargestWordCode);
-    const float inverse = word_steps[d] > 0.0f ? 1.0f / word_steps[d] : 0.0f;
     for (std::size_t w = 0; w < words.n_words(); ++w) {
-      const std::int32_t code = kWordZero + rounded(first[w * length] * inverse, kLargestWordCode);
+      const float step = word_steps[d];
+      const std::int32_t code = kWordZero + (step > 0.0f ? rounded(first[w * length] / step, kLargestWordCode) : 0);
       if (words.n_bits == 4) {
         const std::size_t table = (byte / 4 * quads * 4 + number) * 4 + byte % 4;
         nibbles[table * kLanes + w] = static_cast<std::uint8_t>(code);

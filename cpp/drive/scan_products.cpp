@@ -15,9 +15,10 @@
 namespace lw {
 namespace {
 
-// Queries that visit lists together; fewer if those hold so many rows that a tile would take too much time, or if what
-// is kept of a query takes too much memory.
-constexpr std::size_t kQueriesPerTile = 1024;
+// Queries that visit lists together; fewer if there are so many lists, or rows in those that they visit, that a tile
+// would take too much time, or if what is kept of a query takes too much memory.
+constexpr std::size_t kQueriesTogether = 1024;
+constexpr std::size_t kListsPerTile = 1 << 22;
 constexpr std::size_t kRowsPerTile = 1 << 24;
 constexpr std::size_t kBytesPerTile = 1 << 25;
 
@@ -80,10 +81,10 @@ struct Query {
       largest = std::max(largest, std::abs(scaled[d]));
     }
     step = largest / static_cast<float>(most);
-    const float inverse = step > 0.0f ? 1.0f / step : 0.0f;
     std::int32_t sum = 0;
-    for (std::size_t d = 0; d < dim; ++d) {
-      const auto code = static_cast<std::int8_t>(rounded(scaled[d] * inverse, most));
+    for (std::size_t d = 0; d < dim && step > 0.0f; ++d) {
+      // One over a small step would be infinite.
+      const auto code = static_cast<std::int8_t>(rounded(scaled[d] / step, most));
       own[plan.places[d]] = code;
       sum += code;
     }
@@ -196,6 +197,7 @@ struct Scan {
   const ProductCodes& codes;
   const Request& request;
   const Output& output;
+  double allowed_share;  // of the rows, not 0
   const ProductPlan& plan = all.plan;
 
   void tile(std::size_t first, std::size_t n) const {
@@ -212,19 +214,37 @@ struct Scan {
     for (std::size_t q = 0; q < n; ++q) {
       std::size_t n_rows = 0;
       for (const Neighbor& list : queries[q].lists) {
-        (n_rows < 2 * found[q].size ? nearest : others).push_back({list, static_cast<std::uint32_t>(q)});
-        n_rows += static_cast<std::size_t>(store.list_size[list.id]);
+        const std::int64_t size = store.list_size[list.id];
+        if (size == 0) continue;
+        (n_rows < enough(found[q]) ? nearest : others).push_back({list, static_cast<std::uint32_t>(q)});
+        n_rows += static_cast<std::size_t>(size);
       }
     }
-    const bool alone = all.has_tables() && n * request.n_probe < kWorthDecoding * plan.n_lists;
-    for (std::vector<Visit>* visits : {&nearest, &others}) {
-      if (n > 1) *visits = by_list(*visits);
-      alone ? look_up(*visits, queries, found) : decode(*visits, queries, found);
+    if (n > 1) {
+      order(nearest);
+      order(others);
+    }
+    // A filter leaves few of the rows that would be decoded.
+    const bool few = request.allowed != nullptr || n * request.n_probe < kWorthDecoding * plan.n_lists;
+    if (few && all.has_tables()) {
+      std::vector<Tables> tables;
+      tables.reserve(n);
+      for (const Query& query : queries) tables.emplace_back(all, query);
+      for (const std::vector<Visit>* visits : {&nearest, &others}) look_up(*visits, tables, found);
+    } else {
+      Decoder decoder(kernels, all, codes);
+      Meeting meeting;
+      for (const std::vector<Visit>* visits : {&nearest, &others}) decode(*visits, queries, decoder, meeting, found);
     }
     for (std::size_t q = 0; q < n; ++q) take(first + q, queries[q], found[q]);
   }
 
  private:
+  // Rows of the nearest lists that are likely to hold twice the candidates that are wanted.
+  std::size_t enough(const Shortlist& list) const {
+    return static_cast<std::size_t>(static_cast<double>(2 * list.size) / allowed_share);
+  }
+
   // Chooses the lists of n queries from `first` on, and codes them.
   void prepare(std::size_t first, std::size_t n, Query* queries, std::int8_t* coded) const {
     const std::size_t dim = store.dim;
@@ -254,14 +274,14 @@ struct Scan {
     }
   }
 
-  // Visits in the order of the lists, so that what one query has read the next ones find in the cache.
-  std::vector<Visit> by_list(const std::vector<Visit>& visits) const {
+  // By list, so that what one query has read the next ones find in the cache.
+  void order(std::vector<Visit>& visits) const {
     std::vector<std::size_t> place(plan.n_lists + 1);
     for (const Visit& visit : visits) ++place[static_cast<std::size_t>(visit.list.id) + 1];
     for (std::size_t c = 0; c < plan.n_lists; ++c) place[c + 1] += place[c];
     std::vector<Visit> ordered(visits.size());
     for (const Visit& visit : visits) ordered[place[static_cast<std::size_t>(visit.list.id)]++] = visit;
-    return ordered;
+    visits.swap(ordered);
   }
 
   float offset_of(const Visit& visit) const { return plan.by_residual ? visit.list.distance : 0.0f; }
@@ -285,11 +305,8 @@ struct Scan {
   }
 
   // Every query for itself.
-  void look_up(const std::vector<Visit>& visits, const std::vector<Query>& queries,
+  void look_up(const std::vector<Visit>& visits, const std::vector<Tables>& tables,
                std::vector<Shortlist>& found) const {
-    std::vector<Tables> tables;
-    tables.reserve(queries.size());
-    for (const Query& query : queries) tables.emplace_back(all, query);
     const std::size_t n_bytes = plan.n_bytes();
     for (const Visit& visit : visits) {
       Shortlist& list = found[visit.query];
@@ -307,10 +324,8 @@ struct Scan {
   }
 
   // All that visit a list together.
-  void decode(const std::vector<Visit>& visits, const std::vector<Query>& queries,
+  void decode(const std::vector<Visit>& visits, const std::vector<Query>& queries, Decoder& decoder, Meeting& meeting,
               std::vector<Shortlist>& found) const {
-    Decoder decoder(kernels, all, codes);
-    Meeting meeting;
     for (std::size_t i = 0; i < visits.size();) {
       std::size_t end = i + 1;
       while (end < visits.size() && visits[end].list.id == visits[i].list.id) ++end;
@@ -406,16 +421,29 @@ struct Scan {
   }
 };
 
+// The share of the rows that a request allows; of no rows, as if it were one.
+double allowed_share(const Store& store, const Request& request) {
+  if (request.allowed == nullptr) return 1.0;
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < (store.n_rows + 63) / 64; ++i) {
+    n += static_cast<std::size_t>(std::popcount(request.allowed[i]));
+  }
+  return static_cast<double>(std::max<std::size_t>(n, 1)) / static_cast<double>(std::max<std::size_t>(store.n_rows, 1));
+}
+
 }  // namespace
 
 bool scan_products(const Kernels& kernels, const Store& store, const PreparedPlan& plan, const ProductCodes& codes,
                    const Request& request, const Output& output, std::size_t n_threads, const Interrupt& interrupt) {
   const DefaultFloatMode mode;
-  const Scan scan{kernels, store, plan, codes, request, output};
+  const Scan scan{kernels, store, plan, codes, request, output, allowed_share(store, request)};
   const std::size_t n_lists = std::max<std::size_t>(store.n_lists, 1);
-  const std::size_t n_rows = store.n_rows / n_lists * request.n_probe + 1;
-  const std::size_t n_bytes = 4 * plan.n_quads + 2 * sizeof(std::uint64_t) * std::max(request.rerank, request.k);
-  const std::size_t n_together = std::min({kQueriesPerTile, kRowsPerTile / n_rows, kBytesPerTile / n_bytes});
+  const std::size_t n_rows = (store.n_rows / n_lists + kLanes) * request.n_probe;
+  const std::size_t n_bytes = 4 * plan.n_quads + 4 * kLanes * plan.plan.n_bytes() +
+                              2 * sizeof(std::uint64_t) * std::max(request.rerank, request.k) +
+                              (sizeof(Neighbor) + 2 * sizeof(Visit)) * request.n_probe;
+  const std::size_t n_together =
+      std::min({kQueriesTogether, kListsPerTile / n_lists, kRowsPerTile / n_rows, kBytesPerTile / n_bytes});
   // More tiles than threads, for those that are done early.
   const std::size_t n_least = n_threads == 1 ? 1 : 2 * n_threads;
   const std::size_t n_tile =

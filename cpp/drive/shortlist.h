@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "store.h"
@@ -30,8 +29,8 @@ inline std::size_t count_up_to(const std::vector<std::uint64_t>& keys, std::uint
   return n;
 }
 
-// The least of all keys' words and one up to which there are at least `least` keys, at most `most` unless several share
-// it: found by counting, which nothing depends on that would be guessed wrong.
+// A word up to which there are n keys: at least `least`, and at most `most` unless several share it. It is found by
+// counting, and nothing in that depends on comparisons that would be guessed wrong.
 struct Split {
   std::uint32_t word;
   std::size_t n;
@@ -104,7 +103,7 @@ struct Shortlist {
 
   // Drops all but the best, which stay in their order: that of positions reads memory forwards.
   void cut() {
-    if (keys.size() <= size) return;
+    if (keys.size() < size) return;
     const Split split(keys, size, size);
     keep(split.word);
     if (keys.size() == size) return;

@@ -1,7 +1,7 @@
 // The nearest code words on AMX: products of two bfloat16 digits each tell the words of all points but a few.
 //
 // With x = x1 + x2 and w = w1 + w2, both but for 2^-16 of themselves, x1 w1 + x2 w1 + x1 w2 is x w but for 3 * 2^-16 of
-// its size: one instruction does that for sixteen words and sixteen points of up to eight dimensions. Its sums round in
+// its size: one instruction does that for sixteen words and sixteen points of up to nine dimensions. Its sums round in
 // an order of its own, so they only say among which sixteen words a point's is: if those are ahead of all others by
 // more than all of this can hide, the float products that every ISA has choose among them, and otherwise among all.
 // Everybody gets the same words.
@@ -20,7 +20,7 @@ constexpr std::size_t kMostTiles = 2;
 constexpr std::size_t kMostWords = 256;
 constexpr std::size_t kFewestDim = 5;  // floats are as fast for shorter ones
 constexpr std::size_t kMostDim = 20;
-constexpr std::size_t kFewestWords = 64;
+constexpr std::size_t kFewestWords = 64;   // a multiple of four tiles
 constexpr std::size_t kFewestGroups = 32;  // for which it pays to split the words into digits
 
 // Of each coordinate both digits, the words' second digits two by two, and three digits of the bias.
@@ -123,8 +123,9 @@ struct SplitPoints {
     _mm512_store_si512(pairs[pair], _mm512_set1_epi32(kOne << 16 | kOne));
     _mm512_store_si512(pairs[pair + 1], _mm512_set1_epi32(kOne));
     for (pair += 2; pair < n_tiles * kPairs; ++pair) _mm512_store_si512(pairs[pair], _mm512_setzero_si512());
-    // Of both scores: three products of second digits and rests, each at most 2^-16 of the coordinates' product; at
-    // most 72 roundings here and 24 of the floats; and what this itself rounds.
+    // Of both scores: the product of second digits and two with rests, each about 2^-16 of the coordinates' product at
+    // most; at most 72 roundings here and 24 of the floats; 0.02 for what "about" leaves out and this itself rounds.
+    // And products and sums below the smallest normal number, which count as zero.
     constexpr float kOff = 2 * 1.02f * (3 * 0x1p-16f + 96 * 0x1p-24f);
     doubt = fma(set(kOff), size, set(0x1p-110f));
   }

@@ -3,7 +3,7 @@
 //
 // Entries have fifteen bits, and so there are two tables: of their low bytes and of their high ones. Both are added up
 // in sixteen bits, which is exact: the sum is the very product of the decoded row with the query's codes.
-#include "../isa/isa.h"
+#include "estimate.h"
 
 namespace lw::LW_ISA {
 namespace {
@@ -41,7 +41,7 @@ void screen_nibbles(const BitRows& rows, std::size_t n_groups, const NibbleQuery
       product = add(product, add(total(low), shift_left(total(high), 8)));
     }
     const std::size_t at = g * kLanes;
-    const F32 estimate = fma(load_bf16(rows.factors + at), mul(step, to_f32(product)), load(rows.base + at));
+    const F32 estimate = value_of(load(rows.base + at), load_bf16(rows.factors + at), step, product);
     alive[g] &= static_cast<std::uint16_t>(bits(greater(highest, estimate)));
     if (alive[g] != 0) store(estimates + at, estimate);
   }

@@ -713,9 +713,7 @@ def word_codes(words: npt.ArrayLike) -> tuple[npt.NDArray[np.uint8], Floats]:
     """
     target = np.asarray(words, np.float32)
     steps = np.abs(target).max(axis=1) / np.float32(63)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(steps > 0, np.float32(1) / steps, np.float32(0))
-        scaled = target * inverse[:, np.newaxis]
+    scaled = target / np.where(steps > 0, steps, np.float32(np.inf))[:, np.newaxis]
     return (np.clip(np.rint(scaled), -63, 63) + 64).astype(np.uint8), steps
 
 
@@ -745,8 +743,8 @@ def query_codes(
     """
     scaled = np.asarray(z, np.float32) * np.asarray(steps, np.float32)
     step = np.abs(scaled).max() / np.float32(largest)
-    inverse = np.float32(1) / step if step > 0 else np.float32(0)
-    return np.clip(np.rint(scaled * inverse), -largest, largest).astype(np.int8), step
+    codes = np.rint(scaled / step) if step > 0 else np.zeros_like(scaled)
+    return np.clip(codes, -largest, largest).astype(np.int8), step
 
 
 def screen_decoded(
