@@ -502,6 +502,11 @@ def damaged(header, arrays):
         wrong = arrays[name].copy()
         wrong.flat[0] = np.nan
         yield header, arrays | {name: wrong}
+    # So long that differences would overflow.
+    for names in (("planes.center",), ("planes.centroids", "centroids")):
+        wrong = arrays[names[0]].copy()
+        wrong.flat[0] = 3e38
+        yield header, arrays | dict.fromkeys(names, wrong)
     yield header, arrays | {"planes.axes": np.eye(11, dtype=np.float32)}
     for name, value in (
         ("n_bits", 5),

@@ -306,6 +306,8 @@ class ProductPlan:
             if array.dtype != np.float32 or not np.isfinite(array).all():
                 raise ValueError(f"{name}: expected finite float32")
             found[name] = np.ascontiguousarray(array)
+            if name in ("center", "centroids"):
+                check_lengths(np.atleast_2d(found[name]), name)
         plan = cls(
             found["words"],
             found.get("axes"),
